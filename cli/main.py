@@ -1,0 +1,62 @@
+"""The group of commands, and how errors are told: one sentence on standard error and an exit code, no traceback.
+
+Exit codes: 0 done; 1 the machine said no (disk full, for example); 2 the caller's mistake; 3 a damaged or unsupported
+file; 130 interrupted. Heavy modules are imported inside the commands that need them, so that `--help`, `info`,
+`verify` and mistakes answer at once.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+import click
+
+from inrwsi import __version__
+from inrwsi.cli.decode import decode
+from inrwsi.cli.encode import encode
+from inrwsi.cli.info import info
+from inrwsi.cli.sample import sample
+from inrwsi.cli.verify import verify
+from inrwsi.errors import InrwsiError
+
+EXIT_OS_ERROR = 1
+EXIT_INTERRUPTED = 130
+
+
+class HouseGroup(click.Group):
+    """A group that turns the project's errors, the machine's errors and Ctrl-C into a sentence and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        if ctx.params["debug"]:
+            return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
+        except InrwsiError as error:
+            sentence, code = str(error), error.exit_code
+        except KeyboardInterrupt as interrupt:  # its text says what can be resumed, where anything can
+            sentence, code = "; ".join(["interrupted", *map(str, interrupt.args)]), EXIT_INTERRUPTED
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # the reader of our output went away: click ends quietly
+                raise
+            name = f"{error.filename}: " if error.filename is not None else ""
+            sentence, code = f"{name}{error.strerror or error}", EXIT_OS_ERROR
+        click.echo(f"inrwsi: {sentence}", err=True)
+        raise click.exceptions.Exit(code)
+
+
+@click.group(
+    "inrwsi",
+    cls=HouseGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Start with: inrwsi encode slide.svs -o slide.cinr",
+)
+@click.version_option(__version__, prog_name="inrwsi")
+@click.option("--debug", is_flag=True, help="Show a traceback where there would be one sentence.")
+def main(debug: bool) -> None:
+    """Whole-slide images as neural fields: a slide goes in, a .cinr file comes out, and any region of it comes back
+    at any magnification."""
+
+
+for _command in (encode, decode, info, verify, sample):
+    main.add_command(_command)

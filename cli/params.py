@@ -1,0 +1,96 @@
+"""Values of options that click has no type for, and the checks that every command makes before anything slow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from inrwsi.errors import UsageError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class RegionType(click.ParamType):
+    """`x,y,w,h` in level-0 pixels, whole numbers; w and h at least 1."""
+
+    name = "x,y,w,h"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int, int, int]:
+        match = re.fullmatch(r"(-?\d+),(-?\d+),(\d+),(\d+)", str(value).replace(" ", ""))
+        if match is None:
+            self.fail(f"{value!r} should be four whole numbers x,y,w,h, such as 1024,2048,512,512", param, ctx)
+        x, y, w, h = (int(v) for v in match.groups())
+        if w < 1 or h < 1:
+            self.fail(f"{value!r} is {w} x {h} pixels; width and height should be at least 1", param, ctx)
+        return x, y, w, h
+
+
+class SizeType(click.ParamType):
+    """`WxH` in pixels, whole numbers of at least 1."""
+
+    name = "WxH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        match = re.fullmatch(r"(\d+)[xX](\d+)", str(value).strip())
+        if match is None or "0" in (match[1].lstrip("0") or "0", match[2].lstrip("0") or "0"):
+            self.fail(f"{value!r} should be a width and a height in pixels, such as 1024x768", param, ctx)
+        return int(match[1]), int(match[2])
+
+
+REGION = RegionType()
+SIZE = SizeType()
+
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where the network runs; auto takes a CUDA GPU where there is one.",
+)
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    metavar="N",
+    help="Most CPU threads to use.  [default: one a core]",
+)
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace the output if it is there already.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress and no summary; errors are still told.")
+
+
+def output_option(help: str) -> Callable[[F], F]:
+    """The `-o` that every command that writes has; given with `help`."""
+    return click.option("-o", "--output", "out", required=True, type=click.Path(path_type=Path), help=help)
+
+
+def check_output(out: Path, suffixes: tuple[str, ...], *, overwrite: bool) -> None:
+    """Refuse an output that cannot or should not be written, before any work is done for it.
+
+    Raises:
+        UsageError: wrong suffix, a folder that is not there, a folder of that name, or a file there already.
+    """
+    if out.suffix.lower() not in suffixes:
+        wanted = suffixes[0] if len(suffixes) == 1 else f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
+        raise UsageError(f"{out}: the output's name should end in {wanted}")
+    if not out.parent.is_dir():
+        raise UsageError(f"{out}: the folder {out.parent} is not there; make it first")
+    if out.is_dir():
+        raise UsageError(f"{out}: is a folder; give the name of a file")
+    if out.exists() and not overwrite:
+        raise UsageError(f"{out}: is there already; give --overwrite to replace it")
+
+
+def use_threads(threads: int | None) -> None:
+    """Hold torch and numba to `threads` CPU threads; None leaves them at one a core. Imports torch."""
+    if threads is None:
+        return
+    import numba
+    import torch
+
+    torch.set_num_threads(threads)
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))

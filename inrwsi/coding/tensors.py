@@ -1,0 +1,66 @@
+"""Named arrays to bytes and back: safetensors, and nothing but the arrays that the caller expects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import zstandard
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+Expected = Mapping[str, tuple[tuple[int, ...], str]]
+
+
+def pack(tensors: Mapping[str, np.ndarray]) -> bytes:
+    """safetensors bytes, names in sorted order: equal tensors are equal bytes."""
+    return save({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)})
+
+
+def unpack(raw: bytes, expected: Expected) -> dict[str, np.ndarray]:
+    """The arrays of safetensors bytes.
+
+    Args:
+        expected: name to (shape, numpy dtype name): exactly these must be there.
+
+    Raises:
+        ValueError: it is not safetensors, or not of these names, shapes and dtypes, or holds a NaN or infinity.
+    """
+    try:
+        tensors = load(raw)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(f"not safetensors ({str(error)[:80]})") from None
+    if set(tensors) != set(expected):
+        strange = sorted(set(tensors) ^ set(expected))[0][:40]
+        raise ValueError(f"tensor {strange!r} is missing or not one of this model's {len(expected)}")
+    for name, (shape, dtype) in expected.items():
+        array = tensors[name]
+        if array.shape != shape or array.dtype != np.dtype(dtype):
+            raise ValueError(f"{name} is {array.dtype}{list(array.shape)}, should be {dtype}{list(shape)}")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"{name} holds a value that is not finite")
+    return tensors
+
+
+def squeeze(raw: bytes) -> bytes:
+    """One zstd frame that says its size."""
+    return zstandard.ZstdCompressor(level=19).compress(raw)
+
+
+def unsqueeze(frame: bytes, max_bytes: int) -> bytes:
+    """The inverse of `squeeze`.
+
+    Raises:
+        ValueError: not one whole zstd frame, or one that does not say its size, or says more than `max_bytes`.
+    """
+    try:
+        size = zstandard.frame_content_size(frame)
+        if not 0 <= size <= max_bytes:
+            raise ValueError(f"its content is {size} bytes, should be at most {max_bytes}")
+        # one call into a buffer of the stated size: a frame that lies about it is an error, not an allocation
+        raw = zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise ValueError(f"not zstd ({str(error)[:80]})") from None
+    if len(raw) != size:
+        raise ValueError(f"its zstd frame holds {len(raw)} of {size} bytes")
+    return raw

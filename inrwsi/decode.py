@@ -1,0 +1,186 @@
+"""A rectangle of a `.cinr` file at any magnification, as pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import numpy as np
+import torch
+
+from inrwsi.device import pick_device
+from inrwsi.errors import CorruptFile, UnsupportedVersion, UsageError
+from inrwsi.formats.container import Container
+from inrwsi.formats.header import Header
+from inrwsi.geometry import Rect, output_wh
+from inrwsi.resample import AreaSum
+from inrwsi.tiles import CinrTiles
+
+COLUMNS_AT_ONCE = 4096
+MAX_OUTPUT_PX = 2**20
+
+
+class ModelDecoder(Protocol):
+    """What a model gives: which sampling of the slide serves a step, and the blocks that cover a rectangle in it."""
+
+    def samples_per_px(self, step: float) -> int: ...
+
+    def blocks(self, rect: Rect, finer: int) -> Iterator[tuple[Rect, np.ndarray | tuple[int, ...] | CorruptFile]]: ...
+
+
+MODELS: dict[str, Callable[[Container, torch.device, int], ModelDecoder]] = {"cinr": CinrTiles}
+
+
+class Decoder:
+    """An open `.cinr` file. Thread safe; a context manager.
+
+    Args:
+        file: path, URL, seekable binary file object, or an open container (which stays the caller's to close).
+        device: auto, cpu or cuda.
+        cache_bytes: limit of what is kept decoded.
+        salvage: fill damaged chunks with the slide's background, and list them in `damaged`, instead of raising.
+
+    Attributes:
+        header: what the file says of its slide.
+        damaged: with `salvage`, one entry a damaged chunk met so far.
+
+    Raises:
+        CorruptFile, UnsupportedVersion, UsageError.
+    """
+
+    def __init__(
+        self,
+        file: str | Path | BinaryIO | Container,
+        *,
+        device: str = "auto",
+        cache_bytes: int = 256 << 20,
+        salvage: bool = False,
+    ) -> None:
+        chosen = pick_device(device)
+        self._owned = not isinstance(file, Container)
+        self.container = file if isinstance(file, Container) else Container.open(file)
+        try:
+            name = self.container.header.model["name"]
+            if name not in MODELS:
+                known = ", ".join(MODELS)
+                raise UnsupportedVersion(f"{self.container.path}: its model is {name!r}; this build decodes {known}")
+            self._model = MODELS[name](self.container, chosen, cache_bytes)
+        except BaseException:
+            self.close()
+            raise
+        self._salvage = salvage
+        self.damaged: list[CorruptFile] = []
+
+    @property
+    def header(self) -> Header:
+        return self.container.header
+
+    def __enter__(self) -> Decoder:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._owned:
+            self.container.close()
+
+    def read_region(
+        self,
+        l0_xy: tuple[int, int],
+        l0_wh: tuple[int, int],
+        *,
+        step: float = 1.0,
+        out_wh: tuple[int, int] | None = None,
+    ) -> np.ndarray:
+        """The rectangle as one (h, w, channels) uint8 array; arguments as for `strips`."""
+        _, h = self._size(l0_wh, step, out_wh)
+        (strip,) = self.strips(l0_xy, l0_wh, step=step, out_wh=out_wh, strip_rows=h)
+        return strip
+
+    def strips(
+        self,
+        l0_xy: tuple[int, int],
+        l0_wh: tuple[int, int],
+        *,
+        step: float = 1.0,
+        out_wh: tuple[int, int] | None = None,
+        strip_rows: int = 256,
+    ) -> Iterator[np.ndarray]:
+        """The rectangle from top to bottom, `strip_rows` output rows at a time.
+
+        Each output pixel is the mean over its footprint, `step` level-0 pixels a side; past native (step < 1) of
+        the field between the pixels. Outside the slide is the slide's background.
+
+        Args:
+            l0_xy, l0_wh: the rectangle in level-0 pixels; it may reach outside the slide.
+            step: level-0 pixels an output pixel, any positive number. Ignored with `out_wh`.
+            out_wh: exact output size instead.
+
+        Yields:
+            (rows, w, channels) uint8.
+
+        Raises:
+            UsageError: an empty rectangle or output, or more than 2^20 output pixels a side.
+            CorruptFile: a chunk is damaged, without `salvage`.
+        """
+        w, h = self._size(l0_wh, step, out_wh)
+        step_xy = (l0_wh[0] / w, l0_wh[1] / h) if out_wh else (step, step)
+        for y in range(0, h, strip_rows):
+            rows = (y, min(y + strip_rows, h))
+            parts = [
+                self._rectangle(l0_xy, step_xy, (x, min(x + COLUMNS_AT_ONCE, w)), rows)
+                for x in range(0, w, COLUMNS_AT_ONCE)
+            ]
+            yield parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def _size(self, l0_wh: tuple[int, int], step: float, out_wh: tuple[int, int] | None) -> tuple[int, int]:
+        if min(l0_wh) < 1:
+            raise UsageError(f"the region is {l0_wh[0]} x {l0_wh[1]} pixels; it should be at least 1 x 1")
+        size = out_wh or output_wh(l0_wh, step)
+        if not (1 <= min(size) and max(size) <= MAX_OUTPUT_PX):
+            raise UsageError(
+                f"the output would be {size[0]} x {size[1]} pixels; it should be from 1 to {MAX_OUTPUT_PX} a side"
+            )
+        return size
+
+    def _rectangle(
+        self, l0_xy: tuple[int, int], step_xy: tuple[float, float], out_x: tuple[int, int], out_y: tuple[int, int]
+    ) -> np.ndarray:
+        """Output columns `out_x` and rows `out_y`, as (rows, columns, channels) uint8."""
+        slide = self.header.slide
+        finer = self._model.samples_per_px(min(step_xy))
+        start = (l0_xy[0] * finer, l0_xy[1] * finer)
+        step = (step_xy[0] * finer, step_xy[1] * finer)
+        low = [int(np.floor(start[a] + (out_x, out_y)[a][0] * step[a])) for a in (0, 1)]
+        high = [int(np.ceil(start[a] + (out_x, out_y)[a][1] * step[a])) for a in (0, 1)]
+        asked = Rect(low[0], low[1], high[0] - low[0], high[1] - low[1])
+        rect = asked.intersect(Rect(0, 0, slide.width * finer, slide.height * finer))
+        background = np.array(slide.background)
+        if step == (1.0, 1.0):
+            out = np.empty((asked.h, asked.w, slide.channels), np.uint8)
+            out[:] = background
+            for block, samples in self._blocks(rect, finer):
+                part = block.intersect(rect)
+                cut = samples
+                if samples.ndim == 3:
+                    cut = samples[part.y - block.y :, part.x - block.x :][: part.h, : part.w]
+                out[part.y - asked.y :, part.x - asked.x :][: part.h, : part.w] = cut
+            return out
+        total = AreaSum(out_x, out_y, start, step, slide.channels)
+        for block, samples in self._blocks(rect, finer):
+            total.add((block.x, block.y), (block.w, block.h), samples)
+        return total.result(background, np.uint8)
+
+    def _blocks(self, rect: Rect, finer: int) -> Iterator[tuple[Rect, np.ndarray]]:
+        if rect.empty:
+            return
+        for block, content in self._model.blocks(rect, finer):
+            if isinstance(content, CorruptFile):
+                if not self._salvage:
+                    raise content
+                if all(content.where != known.where for known in self.damaged):
+                    self.damaged.append(content)
+                content = self.header.slide.background
+            yield block, np.asarray(content)

@@ -1,0 +1,68 @@
+"""Every error that the project raises on purpose. Callers' mistakes and bad data are different errors.
+
+Each carries one sentence for a person and the exit code that the command line uses.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class InrwsiError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(InrwsiError):
+    """The caller asked for something that cannot be: a bad argument, an unreadable source."""
+
+    exit_code = 2
+
+
+class BackendUnavailable(UsageError):
+    """A device or an optional package that was asked for by name is not there."""
+
+
+class UnsupportedVersion(InrwsiError):
+    """The file is of a newer major version of the format, or needs a model this build does not know."""
+
+    exit_code = 3
+
+
+class Cause(StrEnum):
+    """What is wrong with a damaged file; one member a malformed cause."""
+
+    NOT_CINR = "not a .cinr file"
+    TRUNCATED = "truncated"
+    PREAMBLE = "preamble"
+    SECTION_TABLE = "section table"
+    HEADER = "header"
+    ICC = "ICC profile"
+    PREVIEW = "preview"
+    ASSOCIATED = "associated image"
+    WEIGHTS = "weights"
+    INDEX = "chunk index"
+    CHUNK = "chunk"
+
+
+class CorruptFile(InrwsiError):
+    """The file is damaged or was never valid.
+
+    Attributes:
+        path: name of the file, as the caller gave it.
+        cause: which part is damaged.
+        where: what more is known, as a sentence.
+    """
+
+    exit_code = 3
+
+    def __init__(self, path: object, cause: Cause, where: str) -> None:
+        super().__init__(f"{path}: damaged ({cause}): {where}")
+        self.path = str(path)
+        self.cause = cause
+        self.where = where
+
+    def __reduce__(self) -> tuple[type[CorruptFile], tuple[str, Cause, str]]:
+        # Exceptions cross process borders; the default rebuilds from the message alone.
+        return (CorruptFile, (self.path, self.cause, self.where))
