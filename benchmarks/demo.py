@@ -24,6 +24,7 @@ from rich.table import Table
 
 from benchmarks.measure import OVERVIEW_PX, measure_file
 from inrwsi.cli.main import main as inrwsi
+from inrwsi.cli.progress_view import progress_view
 from inrwsi.formats.source import SlideSource, open_source
 from inrwsi.job import write_whole
 from inrwsi.tissue import tissue_mask
@@ -53,7 +54,9 @@ def main(slide: Path | None, out: Path, size: str, bpp: float, passes: int) -> N
         run("decode", str(cinr), "-o", str(pictures[0]), "--region", region, "--overwrite")
         lower = ("--downsample", str(DOWNSAMPLE))
         run("decode", str(cinr), "-o", str(pictures[1]), "--region", region, *lower, "--overwrite")
-        result = {"slide": slide.name, "encode_seconds": encode_s, **measure_file(source, cinr)}
+        with progress_view(quiet=False) as progress:
+            measured = measure_file(source, cinr, progress=progress)
+    result = {"slide": slide.name, "encode_seconds": encode_s, **measured}
     machine = {"platform": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()}
     settings = {"bpp": bpp, "passes": passes}
     versions = {name: version(name) for name in LIBRARIES}
@@ -100,8 +103,8 @@ def table(result: dict[str, Any]) -> Table:
     over = "" if part == 1 else f" (on {part:.0%} of the rows)"
     rows.add_row("source", f"{result['source_bytes']:,} bytes")
     rows.add_row(".cinr", f"{result['cinr_bytes']:,} bytes")
-    rows.add_row("slide", f"{result['slide_px'] / 1e6:.1f} Mpx, {result['bpp']:.3f} bits a pixel")
-    rows.add_row("tissue", f"{result['tissue_px'] / 1e6:.1f} Mpx, {_number(result['tissue_bpp'], '.3f')} bits a pixel")
+    rows.add_row("slide", f"{result['slide_px'] / 1e6:.2f} Mpx, {result['bpp']:.3f} bits a pixel")
+    rows.add_row("tissue", f"{result['tissue_px'] / 1e6:.2f} Mpx, {_number(result['tissue_bpp'], '.3f')} bits a pixel")
     rows.add_row(f"PSNR over tissue{over}", f"{_number(result['psnr_tissue_db'], '.2f')} dB")
     rows.add_row("encode", f"{result['encode_seconds']:.1f} s")
     rows.add_row(f"decode{over}", f"{result['decode_seconds']:.1f} s, {result['decode_mpx_s']:.2f} Mpx/s")

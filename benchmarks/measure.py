@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from inrwsi.decode import Decoder
 from inrwsi.errors import UsageError
 from inrwsi.formats.source import SlideSource
 from inrwsi.metrics import SquaredError
+from inrwsi.progress import Progress
 from inrwsi.tissue import tissue_mask
 
 OVERVIEW_PX = 1024
@@ -22,7 +24,12 @@ MOST_PX = 2**26
 
 
 def measure_file(
-    source: SlideSource, cinr_path: Path, *, device: str = "auto", most_px: int = MOST_PX
+    source: SlideSource,
+    cinr_path: Path,
+    *,
+    device: str = "auto",
+    most_px: int = MOST_PX,
+    progress: Callable[[Progress], None] | None = None,
 ) -> dict[str, Any]:
     """Sizes, rates, PSNR and decoding time of `cinr_path`, which was encoded from `source`.
 
@@ -57,6 +64,8 @@ def measure_file(
             slide_error.add(original, decoded)
             tissue_error.add(original, decoded, _mask_strip(tissue, source, y, wh[1]))
             measured_px += wh[0] * wh[1]
+            if progress is not None:
+                progress(Progress("measure", y + wh[1], source.height, "rows", f"{slide_error.psnr_db:.2f} dB"))
     slide_px = source.width * source.height
     tissue_px = round(float(tissue.mean()) * slide_px)
     cinr_bits = 8 * os.stat(cinr_path).st_size

@@ -43,10 +43,8 @@ def plain_corners(
             along.append(((int(cell), real(1) - fraction), (int(cell) + 1, fraction)))
         for j, weight_y in along[1]:
             for i, weight_x in along[0]:
-                if side * side <= entries:
-                    row = (i + j * side) % entries
-                else:
-                    row = (i ^ (j * 2654435761 & UINT32)) % entries
+                dense = side * side <= entries
+                row = (i + j * side if dense else i ^ (j * 2654435761 & UINT32)) % entries
                 yield level, first_row + row, weight_x * weight_y
 
 

@@ -66,7 +66,7 @@ Examples:
 )
 @click.option(
     "--tile-px",
-    type=click.IntRange(64, 4096),
+    type=click.IntRange(64, 2048),
     default=512,
     metavar="PX",
     show_default=True,
@@ -198,8 +198,8 @@ def summary(report: EncodeReport) -> str:
     return "\n".join(
         (
             f"{report.path}: {report.cinr_bytes:,} bytes, {compared} than the source's {report.source_bytes:,} bytes",
-            f"slide: {report.slide_px / 1e6:,.1f} Mpx at {report.bpp:.3f} bits a pixel",
-            f"tissue: {report.tissue_px / 1e6:,.1f} Mpx at {report.tissue_bpp:.3f} bits a pixel",
+            f"slide: {report.slide_px / 1e6:,.2f} Mpx at {report.bpp:.3f} bits a pixel",
+            f"tissue: {report.tissue_px / 1e6:,.2f} Mpx at {report.tissue_bpp:.3f} bits a pixel",
             f"chunks: {report.coded_chunks:,} coded, {report.blank_chunks:,} blank",
             f"time: {duration(report.seconds)}",
         )

@@ -59,9 +59,10 @@ class PlainLines:
         parts = [f"{progress.stage}: {count(progress.done)} of {count(progress.total)} {progress.unit}"]
         if progress.note:
             parts.append(progress.note)
-        rate = (progress.done - self._start_done) / elapsed_s if elapsed_s > 0 else 0.0
+        # The time before the first report is not known: over less than a second the rate would be fiction.
+        rate = (progress.done - self._start_done) / elapsed_s if elapsed_s >= 1 else 0.0
         if rate > 0:
-            parts.append(f"{rate:.3g} {progress.unit}/s")
+            parts.append(f"{speed(rate)} {progress.unit}/s")
         if _ended(progress):
             parts.append(f"{duration(elapsed_s)}")
         elif rate > 0:
@@ -94,13 +95,13 @@ def _bars() -> Iterator[Report]:
                     bars.stop_task(earlier)
                 tasks[progress.stage] = bars.add_task(progress.stage, counts="", rate="", note="")
             task = tasks[progress.stage]
-            speed = bars.tasks[task].speed
+            rate = bars.tasks[task].speed
             bars.update(
                 task,
                 completed=progress.done,
                 total=progress.total,
                 counts=f"{count(progress.done)}/{count(progress.total)} {progress.unit}",
-                rate=f"{speed:.3g} {progress.unit}/s" if speed else "",
+                rate=f"{speed(rate)} {progress.unit}/s" if rate else "",
                 note=progress.note,
             )
 
@@ -112,8 +113,15 @@ def _ended(progress: Progress) -> bool:
 
 
 def count(value: float) -> str:
-    """A count for a person: whole numbers whole, others to one decimal."""
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
+    """A count for a person: whole numbers whole, others to one decimal, small ones to two."""
+    if float(value).is_integer():
+        return f"{value:,.0f}"
+    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def speed(rate: float) -> str:
+    """A rate for a person: three digits, and more only where they are whole."""
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 def duration(seconds: float) -> str:

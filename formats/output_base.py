@@ -83,7 +83,7 @@ class RegionWriter(ABC):
 
     def __enter__(self) -> Self:
         with self._file_errors():
-            self._file: IO[bytes] = open(self._partial, "x+b")  # noqa: SIM115 - closed by __exit__
+            self._file: IO[bytes] = open(self._partial, "x+b")
         try:
             with self._file_errors():
                 self._begin(self._file)
@@ -96,9 +96,8 @@ class RegionWriter(ABC):
         """Write the next rows: (h, width, channels) uint8. UsageError if they do not fit or the disk refuses them."""
         width, height = self.spec.wh
         if strip.ndim != 3 or strip.shape[1:] != (width, self.spec.channels) or strip.dtype != np.uint8:
-            raise UsageError(
-                f"{self.path}: a strip must be uint8 (rows, {width}, {self.spec.channels}), not {strip.dtype} {strip.shape}"
-            )
+            wanted = f"uint8 (rows, {width}, {self.spec.channels})"
+            raise UsageError(f"{self.path}: a strip must be {wanted}, not {strip.dtype} {strip.shape}")
         if self._rows + len(strip) > height:
             raise UsageError(f"{self.path}: strips of {self._rows + len(strip)} rows for a picture of {height}")
         self._rows += len(strip)

@@ -26,10 +26,10 @@ _SOF0, _DHT, _SOS, _DQT, _DRI, _APP0, _APP2 = 0xC0, 0xC4, 0xDA, 0xDB, 0xDD, 0xE0
 
 
 class JpegWriter(RegionWriter):
-    """A picture of up to 65535 pixels a side, which is all the format has room for."""
+    """A picture of up to 65500 pixels a side: the format has room for 65535, libjpeg and so most readers do not."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".jpg", ".jpeg")
-    max_side_px: ClassVar[int] = 65535
+    max_side_px: ClassVar[int] = 65500
 
     def __init__(self, path: Path, spec: PictureSpec, quality: int) -> None:
         if not 1 <= quality <= 100:

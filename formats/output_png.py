@@ -39,7 +39,7 @@ class PngWriter(RegionWriter):
         np.subtract(rows[0], self._above, out=filtered[0, 1:])
         np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
         self._above = rows[-1].copy()
-        self._chunk(b"IDAT", self._deflate.compress(filtered))
+        self._chunk(b"IDAT", self._deflate.compress(filtered.data))
 
     def _finish(self) -> None:
         self._chunk(b"IDAT", self._deflate.flush())

@@ -74,11 +74,12 @@ class TiffWriter(RegionWriter):
             with tifffile.TiffWriter(file, bigtiff=width * height * channels > _CLASSIC_BYTES) as tiff:
                 tiff.write(
                     self._tiles(),
-                    shape=(height, width, channels),
+                    # tifffile takes a last axis of one for the width
+                    shape=(height, width, channels) if channels > 1 else (height, width),
                     dtype=np.uint8,
                     tile=(_TILE, _TILE),
                     photometric="rgb" if channels == 3 else "minisblack",
-                    planarconfig="contig",
+                    planarconfig="contig" if channels > 1 else None,
                     compression="zlib",
                     predictor=True,
                     resolution=None if per_metre is None else (per_metre[0] / 100, per_metre[1] / 100),
@@ -100,7 +101,8 @@ class TiffWriter(RegionWriter):
             for x in range(0, strip.shape[1], _TILE):
                 tile = strip[:, x : x + _TILE]
                 missing = (_TILE - tile.shape[0], _TILE - tile.shape[1])
-                yield np.pad(tile, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+                tile = np.pad(tile, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+                yield tile if self.spec.channels > 1 else tile[..., 0]
 
     def _next_strip(self) -> np.ndarray | None:
         while not self._stop.is_set():

@@ -11,7 +11,6 @@ from typing import Protocol, Self
 
 import numpy as np
 import openslide
-import tifffile
 
 from inrwsi.errors import UsageError
 from inrwsi.formats.source_base import BaseSource, overview_step
@@ -133,8 +132,8 @@ def _open_file(path: Path) -> BaseSource:
     if magic in _TIFF_MAGIC:
         try:
             return TiffSource(path)
-        except tifffile.TiffFileError as error:
-            raise UsageError(f"{path}: cannot be read as a TIFF ({refusal or error}); the file is damaged") from error
+        except UsageError as error:
+            raise UsageError(f"{error} (OpenSlide: {refusal})" if refusal else str(error)) from error
     if refusal is not None:
         raise UsageError(f"{path}: OpenSlide cannot open it ({refusal}); the file is damaged") from refusal
     return open_image(path)

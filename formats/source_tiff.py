@@ -5,6 +5,7 @@ OpenSlide opens any tiled TIFF but shows its first page as 8-bit RGB; further ch
 
 from __future__ import annotations
 
+import struct
 import threading
 import xml.etree.ElementTree as ElementTree
 from collections import OrderedDict
@@ -21,6 +22,7 @@ from inrwsi.formats.source_base import MAX_CHANNELS, BaseSource, Facts, Scale, c
 _CACHE_BYTES = 64 * 2**20
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _YCBCR = 0, 1, 2, 6
 _JPEG_FAMILY = (6, 7, 33003, 33005, 33007, 34712, 34892)
+_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _ASSOCIATED_ALPHA, _UNASSOCIATED_ALPHA = 1, 2
 _UNIT_UM = {
     "nm": 1e-3,
@@ -48,9 +50,13 @@ class TiffSource(BaseSource):
     """The first image of a TIFF. Only the strips or tiles under a window are read."""
 
     def __init__(self, path: Path) -> None:
-        """Raises `tifffile.TiffFileError` if this is no TIFF, UsageError if it is one that cannot be used."""
-        self._tiff = tifffile.TiffFile(path)
+        """Raises UsageError if the file is damaged or is not one picture of 8 or 16 bits."""
         try:
+            self._tiff = tifffile.TiffFile(path)
+        except Exception as error:  # struct.error, TiffFileError, whatever a damaged header makes of it
+            raise UsageError(f"{path}: cannot be read as a TIFF ({error}); the file is damaged") from error
+        try:
+            _check_directories(path, self._tiff)
             series = self._series(path)
             page = series.keyframe
             stored = _check_layout(path, series)
@@ -67,7 +73,7 @@ class TiffSource(BaseSource):
     def _series(self, path: Path) -> tifffile.TiffPageSeries:
         try:
             return self._tiff.series[0]
-        except Exception as error:  # whatever a damaged directory makes of tifffile
+        except Exception as error:
             raise UsageError(f"{path}: its TIFF directory cannot be read ({error}); the file is damaged") from error
 
     def _open_level(
@@ -128,6 +134,37 @@ def is_plain_rgb(path: Path) -> bool:
             )
     except Exception:  # tifffile cannot tell; OpenSlide has opened it
         return True
+
+
+def _check_directories(path: Path, tiff: tifffile.TiffFile) -> None:
+    """UsageError where the chain of directories, or a value that one points to, leaves the file.
+
+    tifffile drops what it cannot reach with no more than a line in its log: pages, so channels, or the pixel size.
+    """
+    layout, file = tiff.tiff, tiff.filehandle
+    # Of the offsets of NDPI, whose upper halves lie elsewhere, the lower half is enough to be beyond the end.
+    entry = layout.byteorder + ("HHII" if layout.version == 42 else "HHQQ")
+    seen: set[int] = set()
+    file.seek(4 if layout.version == 42 else 8)
+    position = _unpack(path, tiff, layout.offsetformat)
+    while position and position not in seen:
+        seen.add(position)
+        file.seek(position)
+        entries = _unpack(path, tiff, layout.tagnoformat)
+        data = file.read(entries * layout.tagsize)
+        position = _unpack(path, tiff, layout.offsetformat)
+        for _, kind, count, offset in struct.iter_unpack(entry, data[: len(data) // layout.tagsize * layout.tagsize]):
+            value_bytes = count * _TYPE_BYTES.get(kind, 0)
+            if value_bytes > layout.tagoffsetthreshold and offset + value_bytes > file.size:
+                raise _truncated(path, offset + value_bytes, file.size)
+
+
+def _unpack(path: Path, tiff: tifffile.TiffFile, form: str) -> int:
+    """The number at the position of the file."""
+    data = tiff.filehandle.read(struct.calcsize(form))
+    if len(data) < struct.calcsize(form):
+        raise UsageError(f"{path}: its TIFF directory leaves the file; the file is truncated: copy it again")
+    return int(struct.unpack(form, data)[0])
 
 
 def _check_layout(path: Path, series: tifffile.TiffPageSeries) -> int:
@@ -280,7 +317,7 @@ class _SegmentLevel:
 
 
 def _truncated(path: Path, needed: int, present: int) -> UsageError:
-    return UsageError(f"{path}: is truncated: has {present} bytes, and its pixels reach to {needed}; copy it again")
+    return UsageError(f"{path}: is truncated: has {present} bytes, and its contents reach to {needed}; copy it again")
 
 
 def _scale(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> Scale:

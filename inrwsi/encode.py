@@ -20,8 +20,7 @@ from inrwsi.coding import tensors
 from inrwsi.config import to_dict
 from inrwsi.device import pick_device
 from inrwsi.errors import UsageError
-from inrwsi.fields.cinr import MAX_TILE_PX, CinrConfig, IntegerField
-from inrwsi.fields.presets import config_for_bpp
+from inrwsi.fields.cinr import CinrConfig, IntegerField, config_for_bpp
 from inrwsi.fit.cinr import NetworkFit, fit_tile
 from inrwsi.formats.header import AssociatedInfo, GridInfo, Header, SlideInfo
 from inrwsi.formats.source import SlideSource
@@ -30,7 +29,7 @@ from inrwsi.geometry import chunk_rect
 from inrwsi.job import Job
 from inrwsi.progress import Progress
 from inrwsi.tiles import pack_table
-from inrwsi.tissue import is_blank, tissue_mask
+from inrwsi.tissue import glass_colour, is_blank, tissue_mask
 
 OVERVIEW_PX = 1024
 PREVIEW_PX = 512
@@ -49,7 +48,7 @@ class EncodeOptions:
         model: `cinr`.
         bpp: target bits a pixel of tissue; chooses the tables' size.
         passes: over every tile's pixels; time grows with it.
-        tile_px: side of a tile, 64 to 4096.
+        tile_px: side of a tile, 64 to 2048.
         weight_bits: 8 or 16, of the network's weights.
         seed: of everything random. The same seed, machine and settings give the same file.
         device: auto, cpu or cuda.
@@ -72,7 +71,7 @@ class EncodeOptions:
             ("--model", self.model, self.model == "cinr", "cinr"),
             ("--bpp", self.bpp, 0.02 <= self.bpp <= 24, "from 0.02 to 24 bits a pixel"),
             ("--passes", self.passes, 1 <= self.passes <= 10000, "from 1 to 10000"),
-            ("--tile-px", self.tile_px, 64 <= self.tile_px <= MAX_TILE_PX, f"from 64 to {MAX_TILE_PX}"),
+            ("--tile-px", self.tile_px, 64 <= self.tile_px <= 2048, "from 64 to 2048"),
             ("--weight-bits", self.weight_bits, self.weight_bits in (8, 16), "8 or 16"),
             ("--seed", self.seed, 0 <= self.seed < 2**32, "from 0 to 2^32 - 1"),
             ("--memory-mb", self.memory_mb, self.memory_mb >= 256, "at least 256"),
@@ -139,7 +138,7 @@ def encode(
     job = Job(out, _about(source, overview, config, options), resume=resume)
     try:
         coder = _Coder(source, header, config, options, job, device, report)
-        coder.scan()
+        coder.scan(glass_colour(overview, source.background))
         weights = coder.fit_network(tissue)
         coder.fit_tiles()
         cinr_bytes = _write(source, out, header, weights, overview, job, options, report)
@@ -230,22 +229,23 @@ class _Coder:
         self.job, self.device, self.report = job, device, report
         self.coded: list[int] = []
         self.field: IntegerField | None = None
-        self.starts: dict[int, np.ndarray] = {}
+        self.sampled: dict[int, np.ndarray] = {}
+        self.fit: NetworkFit | None = None
 
     def _pixels(self, number: int) -> np.ndarray:
         _, ij = self.header.chunk_at(number)
         rect = chunk_rect(self.header.slide.l0_wh, self.header.grid.chunk_px, ij)
         return self.source.read((rect.x, rect.y), (rect.w, rect.h))
 
-    def scan(self) -> None:
-        """Find the blank chunks; the others are `coded`."""
+    def scan(self, glass: tuple[int, ...] | None) -> None:
+        """Find the blank chunks; the others are `coded`. `glass` is the slide's colour of it, where it shows any."""
         count = self.header.chunk_count
         for number in range(count):
             if number in self.job:
                 if not self.job.blank(number):
                     self.coded.append(number)
                 continue
-            colour = is_blank(self._pixels(number), self.source.background)
+            colour = None if glass is None else is_blank(self._pixels(number), glass)
             if colour is None:
                 self.coded.append(number)
             else:
@@ -280,7 +280,8 @@ class _Coder:
                 saved = time.monotonic()
         frozen = fit.frozen()
         self.field = IntegerField(self.config, self.options.tile_px, frozen, self.device)
-        self.starts = {n: fit.table(i) for i, n in enumerate(chosen)}
+        self.sampled = {n: fit.table(i) for i, n in enumerate(chosen)}
+        self.fit = fit
         return tensors.pack(frozen)
 
     def _sample(self, tissue: np.ndarray) -> list[int]:
@@ -317,19 +318,21 @@ class _Coder:
         return rect.w * rect.h * self.options.passes / 1e6
 
     def _fit_tile(self, number: int) -> Iterator[tuple[float, float]]:
-        if self.field is None:
+        if self.field is None or self.fit is None:
             raise RuntimeError("tiles are fitted after the network")
+        pixels = self._pixels(number)
+        start = self.sampled.get(number)
         steps = fit_tile(
             self.field,
-            self._pixels(number),
-            self.starts.get(number),
+            pixels,
+            self.fit.start(pixels) if start is None else start,
             passes=self.options.passes,
             batch=BATCH,
             seed=(self.options.seed, number),
         )
         size, seen = self._tile_mpx(number), 0.0
-        for pixels, mse, table in steps:
-            seen += pixels / 1e6
+        for fitted, mse, table in steps:
+            seen += fitted / 1e6
             if table is not None:
                 self.job.put(number, pack_table(table), blank=False)
             yield min(seen, size), mse

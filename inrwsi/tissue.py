@@ -73,7 +73,7 @@ def is_blank(pixels: np.ndarray, background_hint: Sequence[int] | None = None) -
     """The colour of a piece of a slide if it is plain glass, else None.
 
     It is glass if no pixel, and no mean over half-overlapping boxes of 4, 8 and 16 pixels, is further from the mean of
-    the piece than the noise of a scanner and the odd speck explain. A nucleus of 10 pixels that differs by 8 levels is
+    the piece than the noise of a scanner and the odd speck explain. A nucleus of 10 pixels that differs by 9 levels is
     seen, and so is a fibre two pixels wide that differs by 12; a speck of 2x2 pixels is given up below 40 levels.
 
     Args:

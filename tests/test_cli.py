@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -58,7 +59,7 @@ def picture(folder: Path) -> Path:
     y, x = np.mgrid[:h, :w]
     wave = np.sin(x / 5) * np.cos(y / 7)
     pixels = np.stack([170 + 40 * wave, 90 + 50 * wave, 150 + 30 * np.cos((x + y) / 9)], axis=-1)
-    pixels[:, 2 * TILE_PX :] = 240
+    pixels[:, 2 * TILE_PX :] = 252
     path = folder / "slide.png"
     Image.fromarray(np.rint(pixels).astype(np.uint8)).save(path)
     return path
@@ -66,9 +67,13 @@ def picture(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def cinr(folder: Path, picture: Path) -> Path:
-    """`picture`, encoded by the command line."""
+    """`picture`, encoded by the command line, with a fit of a few steps: what it looks like is not the point here."""
+    import inrwsi.encode
+
     path = folder / "slide.cinr"
-    result = run("encode", picture, "-o", path, "--source-mpp", 0.5, "--objective-power", 20, *ENCODE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inrwsi.encode, "NETWORK_STEPS_A_PASS", 3)
+        result = run("encode", picture, "-o", path, "--source-mpp", 0.5, "--objective-power", 20, *ENCODE)
     assert (result.exit_code, result.output) == (0, "")
     return path
 
@@ -151,10 +156,18 @@ def test_defaults_are_those_of_the_library() -> None:
     for name in ("model", "bpp", "passes", "tile_px", "seed", "device", "memory_mb"):
         assert defaults[name] == getattr(options, name), name
     assert int(defaults["weight_bits"]) == options.weight_bits
-    for name, value in {"bpp": 24.1, "passes": 10001, "tile_px": 63, "memory_mb": 255}.items():
-        with pytest.raises(UsageError):
-            EncodeOptions(**{name: value})
-        told(run("encode", "x.png", "-o", "x.cinr", f"--{name.replace('_', '-')}", value), 2, "is not in the range")
+    ends = {"bpp": (0.02, 24), "passes": (1, 10000), "tile_px": (64, 2048), "seed": (0, 2**32 - 1)}
+    for name, (low, high) in ends.items():
+        param = next(p for p in main.commands["encode"].params if p.name == name)
+        assert isinstance(param.type, click.FloatRange | click.IntRange)
+        assert (param.type.min, param.type.max) == (low, high)
+        for inside, outside in ((low, low - 0.01), (high, high + 1)):
+            EncodeOptions(**{name: inside})
+            with pytest.raises(UsageError, match=name.replace("_", "-")):
+                EncodeOptions(**{name: outside})
+    told(run("encode", "x.png", "-o", "x.cinr", "--memory-mb", 255), 2, "255 is not in the range")
+    with pytest.raises(UsageError, match="--memory-mb is 255"):
+        EncodeOptions(memory_mb=255)
 
 
 # What needs no torch
@@ -315,7 +328,7 @@ def test_options_reach_the_encoder(
 
     def record(source: Any, out: Path, options: Any, **rest: Any) -> Any:
         calls.append((source.mpp_um, source.mpp_source, source.objective_power, options, rest))
-        return inrwsi.encode.EncodeReport(str(out), 3000, 1000, 8000, 4000, 5, 7, 65.4)
+        return inrwsi.encode.EncodeReport(str(out), 300_000, 100_000, 800_000, 400_000, 5, 7, 65.4)
 
     monkeypatch.setattr(inrwsi.encode, "encode", record)
     monkeypatch.setattr(source_base.BaseSource, "associated", ("label", "thumbnail"), raising=False)
@@ -337,9 +350,9 @@ def test_options_reach_the_encoder(
     assert options == inrwsi.encode.EncodeOptions("cinr", 0.5, 3, 128, 16, 9, "cpu", kept, 512)
     assert (rest["resume"], rest["overwrite"]) == (True, False)
     assert result.stdout.splitlines() == [
-        f"{out}: 1,000 bytes, 3.00 times smaller than the source's 3,000 bytes",
-        "slide: 0.0 Mpx at 1.000 bits a pixel",
-        "tissue: 0.0 Mpx at 2.000 bits a pixel",
+        f"{out}: 100,000 bytes, 3.00 times smaller than the source's 300,000 bytes",
+        "slide: 0.80 Mpx at 1.000 bits a pixel",
+        "tissue: 0.40 Mpx at 2.000 bits a pixel",
         "chunks: 7 coded, 5 blank",
         "time: 1 min 05 s",
     ]
@@ -361,13 +374,16 @@ def test_encoded_file_says_what_it_was_told(cinr: Path) -> None:
 def test_interrupted_encode_leaves_nothing_and_resumes(folder: Path, picture: Path) -> None:
     out = folder / "long.cinr"
     command = ("encode", str(picture), "-o", str(out), "--tile-px", "64", "--passes", "2000", "--device", "cpu")
-    process = subprocess.Popen([*INRWSI, *command], stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    first = process.stderr.readline()  # the scan is over: the fit of the network has begun or is about to
-    assert first.startswith("scan: 6 of 6 tiles, 4 with tissue")
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    with subprocess.Popen([*INRWSI, *command], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            # The scan is over, and the fit of the network has begun or is about to.
+            assert process.stderr.readline().startswith("scan: 6 of 6 tiles, 4 with tissue")
+            time.sleep(0.3)
+            process.send_signal(signal.SIGINT)
+            _, error = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     last = error.splitlines()[-1]
     assert last == f"inrwsi: interrupted; {out}.work holds what is done; the same command with --resume goes on"
@@ -433,8 +449,7 @@ def test_jpeg_is_near_and_takes_a_quality(cinr: Path, whole: np.ndarray, tmp_pat
             errors.append(np.abs(np.asarray(image).astype(int) - whole).mean())
         sizes.append(out.stat().st_size)
     assert sizes[0] < sizes[1]
-    assert errors[1] < errors[0] < 8
-    assert errors[1] < 2
+    assert errors[1] < errors[0] / 2
 
 
 @pytest.mark.parametrize(

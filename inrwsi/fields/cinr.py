@@ -32,6 +32,7 @@ MAX_TILE_PX = 4096
 BLOCK_PX = 128
 HALO_PX = 5
 MARGIN_PX = 8
+STORED_BITS = 3.7  # of a 4-bit table entry, after zstd
 
 KINDS: dict[str, Activation] = {
     layer.name: layer.activation for layer in dual_flow_layers(DualFlowConfig(inputs=1, width=1, channels=1))
@@ -101,6 +102,45 @@ class CinrConfig:
             tensors[f"{name}.multiplier"] = (shape[:1], "float32")
         return tensors
 
+
+
+def config_for_bpp(bpp: float, tile_px: int, channels: int = 3, weight_bits: int = 8) -> CinrConfig:
+    """The preset for a target in bits a pixel of tissue.
+
+    Levels grow evenly up to the vertices a side that the target pays for; a level is as dense as its grid, so nothing
+    collides. Measured on slides (benchmarks/results/cinr_presets.json): four features an entry at 4 bits, which zstd brings
+    to about 3.7, beat more levels, larger hashed tables or more bits an entry at equal bytes.
+
+    Args:
+        bpp: of a tile's table; the network, some tens of kB, comes on top once a slide.
+        tile_px: side of a tile.
+    """
+    features, levels, bits = 4, 6, 4
+    values = bpp * tile_px**2 / STORED_BITS
+    low, high = 4.0, 2.0 * tile_px
+    for _ in range(40):  # the finest level's side, by bisection: the count grows with it
+        finest = (low + high) / 2
+        base, scale = _ladder(finest, levels)
+        count = HashGridConfig(levels, features, 24, base, scale).parameter_count
+        low, high = (finest, high) if count <= values else (low, finest)
+    base, scale = _ladder(low, levels)
+    return CinrConfig(
+        levels=levels,
+        features=features,
+        log2_table=20,
+        base_resolution=base,
+        per_level_scale=scale,
+        width=32,
+        channels=channels,
+        table_bits=bits,
+        weight_bits=weight_bits,
+    )
+
+
+def _ladder(finest: float, levels: int) -> tuple[int, float]:
+    """Base resolution and scale of `levels` that end at `finest` vertices a side."""
+    base = max(2, round(finest / 14))
+    return base, round(max(1.0, (finest / base) ** (1 / (levels - 1))), 4)
 
 
 def tile_positions(tile_px: int, start_px: int, count: int, finer: int = 1) -> np.ndarray:

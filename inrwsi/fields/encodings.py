@@ -138,7 +138,7 @@ def compute_dtype(table: Tensor) -> torch.dtype:
 
 
 def clamp_positions(xy01: Tensor, dtype: torch.dtype) -> Tensor:
-    """Positions in `dtype`, those outside [0, 1] moved to the border and NaN to 0, so that no index can leave a table."""
+    """Positions in `dtype`; outside [0, 1] they move to the border, NaN to 0: no index can leave a table."""
     return torch.nan_to_num(xy01.to(dtype), nan=0.0).clamp_(0.0, 1.0)
 
 
@@ -159,10 +159,7 @@ def corners(xy: Tensor, level: GridLevel) -> tuple[Tensor, Tensor]:
     i, j = cell.long().unbind(1)
     i = torch.stack((i, i + 1, i, i + 1), 1)
     j = torch.stack((j, j, j + 1, j + 1), 1)
-    if level.hashed:
-        rows = (i ^ (j * HASH_PRIME_Y)) & (level.entries - 1)
-    else:
-        rows = (i + j * level.resolution) % level.entries
+    rows = (i ^ (j * HASH_PRIME_Y) if level.hashed else i + j * level.resolution) % level.entries
     gx, gy = 1 - fx, 1 - fy
     return rows + level.offset, torch.stack((gx * gy, fx * gy, gx * fy, fx * fy), 1)
 
@@ -258,11 +255,13 @@ def _check_tensors(table: Tensor, xy01: Tensor, config: HashGridConfig, grad_int
     shape = (config.entry_count, config.features)
     if tuple(table.shape) != shape or table.dtype not in TABLE_DTYPES or not table.is_contiguous():
         raise ValueError(
-            f"the table is {tuple(table.shape)} {table.dtype}; it must be {shape}, contiguous, float16, float32 or float64"
+            f"the table is {tuple(table.shape)} {table.dtype}; "
+            f"it must be {shape}, contiguous, float16, float32 or float64"
         )
     if xy01.ndim != 2 or xy01.shape[1] != 2 or not xy01.is_floating_point() or xy01.device != table.device:
         raise ValueError(
-            f"positions are {tuple(xy01.shape)} {xy01.dtype} on {xy01.device}; they must be (N, 2) floating point on {table.device}"
+            f"positions are {tuple(xy01.shape)} {xy01.dtype} on {xy01.device}; "
+            f"they must be (N, 2) floating point on {table.device}"
         )
     if xy01.requires_grad:
         raise ValueError("positions require a gradient, which hash_encode does not have; detach them")

@@ -1,8 +1,8 @@
 """The dual-flow network of CINR: what a pixel's features, and those of its neighbours, become.
 
 Source: Lee et al., "Convolutional Implicit Neural Representation of pathology whole-slide images" (CINR, MICCAI
-2024), section 2, and its reference implementation. Sine layers: Sitzmann et al., "Implicit neural representations with periodic activation
-functions" (SIREN, 2020), section 3.2.
+2024), section 2, and its reference implementation. Sine layers: Sitzmann et al., "Implicit neural representations with
+periodic activation functions" (SIREN, 2020), section 3.2.
 """
 
 from __future__ import annotations
@@ -38,7 +38,11 @@ class DualFlowConfig:
     omega: float = 30.0
 
     def __post_init__(self) -> None:
-        for name, value, high in (("inputs", self.inputs, 1024), ("width", self.width, 1024), ("channels", self.channels, 64)):
+        for name, value, high in (
+            ("inputs", self.inputs, 1024),
+            ("width", self.width, 1024),
+            ("channels", self.channels, 64),
+        ):
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= high:
                 raise ValueError(f"{name} is {value!r}; it must be an integer from 1 to {high}")
         if isinstance(self.omega, bool) or not isinstance(self.omega, (int, float)) or not 0 < self.omega <= 1000:
@@ -63,7 +67,8 @@ class Layer:
 def dual_flow_layers(config: DualFlowConfig) -> tuple[Layer, ...]:
     """Every layer of the network, in the order in which a forward pass may run them.
 
-    740,096 weights at 48 inputs, width 128 and 3 channels: mlp1 38,912, cnn1 202,752, mlp2 49,152, cnn2 442,368, last 6,912.
+    At 48 inputs, width 128 and 3 channels: mlp1 38,912 weights, cnn1 202,752, mlp2 49,152, cnn2 442,368, last 6,912;
+    740,096 in all.
     """
     n, w = config.inputs, config.width
     return (
@@ -98,8 +103,8 @@ class DualFlowNet(nn.Module):
     Stage 1: `mlp1` beside `cnn1`. Stage 2: `cnn2` on both, concatenated (convolutions first), beside `mlp2` on the
     output of `mlp1`. Then `last` on both, whose sine gives samples in [-1, 1].
 
-    Convolutions are valid, never padded: the caller hands the features of `halo_px` more pixels on every side, and so a pixel has the same value
-    whichever rectangle it was asked with.
+    Convolutions are valid, never padded: the caller hands the features of `halo_px` more pixels on every side, and so
+    a pixel has the same value whichever rectangle it was asked with.
     """
 
     def __init__(self, config: DualFlowConfig, generator: torch.Generator | None = None) -> None:
@@ -182,7 +187,8 @@ class DualFlowNet(nn.Module):
         least = 2 * self.halo_px * dilation + 1
         if features.dim() != 4 or features.shape[1] != self.config.inputs or min(features.shape[2:]) < least:
             raise ValueError(
-                f"features are {tuple(features.shape)}; they must be (B, {self.config.inputs}, H, W) with H and W at least {least}"
+                f"features are {tuple(features.shape)}; "
+                f"they must be (B, {self.config.inputs}, H, W) with H and W at least {least}"
             )
         flow = self.run_part("mlp1", _crop(features, 2 * dilation), dilation)
         waves = self.run_part("cnn1", features, dilation)

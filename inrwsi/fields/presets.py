@@ -40,6 +40,6 @@ PRESETS = {
         PAPER_ENCODING,
         PAPER_NETWORK,
         value_bits=16,
-        source="CINR (Lee et al., MICCAI 2024), reference implementation: one model a 10000x10000 crop, 41.28 bits a pixel",
+        source="CINR (Lee et al., MICCAI 2024), reference implementation; one model a 10000x10000 crop",
     ),
 }

@@ -22,12 +22,15 @@ from inrwsi.fields import cinr
 from inrwsi.fields.cinr import ACTIVATION_MAX, BLOCK_PX, HALO_PX, RELU_MAX, SINE_STEPS, CinrConfig
 from inrwsi.fields.grid import Axis, plan_axis
 from inrwsi.fields.networks import DualFlowNet
+from inrwsi.fit.start import pyramid_start
 
 PATCH_PX = BLOCK_PX
 STRIDE = 0.8  # of a patch: the reference's 20 % overlap
 FLOAT_SHARE = 0.6  # of the network's steps, before rounding begins
-NETWORK_LR = 1e-3
-TABLE_LR = 2e-2  # of a table's full range
+SINE_LR = 2e-4  # a sine layer's step is multiplied by omega and by hundreds of inputs
+MLP_LR = 1e-3
+TABLE_LR = 1e-2  # of a table's full range
+NOISE = 0.02  # added to the start, so that no two features stay alike
 FINAL_LR = 0.05  # of the first
 CLIP_RMS = {4: 2.5, 6: 3.5, 8: 5.0}  # table entries beyond this many rms saturate
 
@@ -118,33 +121,26 @@ class NetworkFit:
         self.steps, self.batch, self.seed, self.device = steps, batch, seed, device
         generator = torch.Generator().manual_seed(seed)
         self.net = DualFlowNet(config.network, generator).to(device)
-        self._calm_start()
-        shape = (len(tiles), config.grid.entry_count, config.features)
-        self.tables = ((torch.rand(shape, generator=generator) * 2 - 1) * 0.05).to(device).requires_grad_()
+        starts = torch.from_numpy(np.stack([pyramid_start(config, tile_px, t) for t in tiles]))
+        noise = (torch.rand(starts.shape, generator=generator) * 2 - 1) * NOISE
+        self.tables = (starts + noise).to(device).requires_grad_()
         self.optimiser = torch.optim.Adam(
             [
                 {"params": [self.tables], "lr": TABLE_LR, "base": TABLE_LR},
-                {"params": list(self.net.parameters()), "lr": NETWORK_LR, "base": NETWORK_LR},
+                {"params": self._weights("sine"), "lr": SINE_LR, "base": SINE_LR},
+                {"params": self._weights("relu") + self._weights("linear"), "lr": MLP_LR, "base": MLP_LR},
             ],
             betas=(0.9, 0.99),
             eps=1e-12,
         )
         self.step_number = 0
         self.out_scale: dict[str, float] = {}
+        self.level_scale: list[float] = []
         self._queue: list[list[Patch]] = []
         self._pass = 0
 
-    @torch.no_grad()
-    def _calm_start(self) -> None:
-        """Shrink the sine layers' first weights.
-
-        The reference draws them by input channels, not by the 9 times larger fan-in of a 3x3 convolution, so that its
-        sines start folded over, and its output as noise; with SIREN's own rule and a quiet last layer the fit starts
-        at once at a high learning rate.
-        """
-        for layer in self.net.layers:
-            if layer.activation == "sine":
-                self.net.get_submodule(layer.name).weight.mul_(0.1 if layer.name == "last" else 1 / 3)
+    def _weights(self, activation: str) -> list[Tensor]:
+        return [self.net.get_submodule(x.name).weight for x in self.net.layers if x.activation == activation]
 
     @property
     def quantised(self) -> bool:
@@ -198,14 +194,14 @@ class NetworkFit:
     def _begin_rounding(self) -> None:
         """Give every level its scale, fold it into the first layers, and measure the activations' ranges."""
         grid = self.config.grid
-        scales = []
         for level in grid.layout():
             part = self.tables[:, level.offset : level.offset + level.entries]
             scale = float(part.square().mean().sqrt()) * CLIP_RMS[self.config.table_bits]
             scale = max(min(scale, float(part.abs().max())), 1e-6)
             part.div_(scale).clamp_(-1, 1)
-            scales += [scale] * self.config.features
-        fold = torch.tensor(scales, device=self.device)[None, :, None, None]
+            self.level_scale.append(scale)
+        scales = torch.tensor(self.level_scale, device=self.device)
+        fold = scales.repeat_interleave(self.config.features)[None, :, None, None]
         for name in ("mlp1.0", "cnn1.0"):
             self.net.get_submodule(name).weight.mul_(fold)
         self.optimiser.state.clear()
@@ -243,8 +239,15 @@ class NetworkFit:
 
     @torch.no_grad()
     def table(self, tile: int) -> np.ndarray:
-        """The sample tile's table as it stands, (entries, features) fp32 in table units."""
-        return (self.tables[tile] * self.config.table_max).cpu().numpy()
+        """The sample tile's table as it stands, (entries, features) fp32, -1..1 over the range of `table_bits`."""
+        return self.tables[tile].cpu().numpy()
+
+    def start(self, pixels: np.ndarray) -> np.ndarray:
+        """Where the table of a tile outside the sample starts; as `table`."""
+        table = pyramid_start(self.config, self.tile_px, pixels)
+        for level, scale in zip(self.config.grid.layout(), self.level_scale, strict=True):
+            table[level.offset : level.offset + level.entries] /= scale
+        return table.clip(-1, 1)
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Everything that `restore` needs to go on to the same bits: arrays, and JSON values."""
@@ -254,6 +257,7 @@ class NetworkFit:
             tensors |= {f"adam.{index}.{key}": torch.as_tensor(value) for key, value in moments.items()}
         queue = [[[p.tile, p.x, p.y, p.w, p.h] for p in batch] for batch in self._queue]
         meta = {"step": self.step_number, "pass": self._pass, "queue": queue, "out_scale": self.out_scale}
+        meta["level_scale"] = self.level_scale
         return {name: t.detach().cpu().numpy() for name, t in tensors.items()}, meta
 
     @torch.no_grad()
@@ -272,7 +276,7 @@ class NetworkFit:
         self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
         self.step_number, self._pass = meta["step"], meta["pass"]
         self._queue = [[Patch(*p) for p in batch] for batch in meta["queue"]]
-        self.out_scale = meta["out_scale"]
+        self.out_scale, self.level_scale = meta["out_scale"], meta["level_scale"]
 
 
 def quantise(net: DualFlowNet, config: CinrConfig, out_scale: dict[str, float]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -305,7 +309,7 @@ def quantise(net: DualFlowNet, config: CinrConfig, out_scale: dict[str, float]) 
 def fit_tile(
     field: cinr.IntegerField,
     pixels: np.ndarray,
-    start: np.ndarray | None,
+    start: np.ndarray,
     *,
     passes: float,
     batch: int,
@@ -315,7 +319,7 @@ def fit_tile(
 
     Args:
         pixels: (h, w, channels) uint8, the tile cut at the slide's edge.
-        start: (entries, features) fp32 in table units to start from, or None for noise.
+        start: (entries, features) fp32 to start from, `NetworkFit.start` or `.table`.
         passes: over the tile's pixels.
 
     Yields:
@@ -323,9 +327,7 @@ def fit_tile(
     """
     config, device = field.config, field.device
     rng = np.random.default_rng(list(seed))
-    if start is None:
-        start = rng.uniform(-0.1, 0.1, (config.grid.entry_count, config.features)).astype(np.float32) * config.table_max
-    table = (torch.from_numpy(start).to(device) / config.table_max).requires_grad_()
+    table = torch.from_numpy(start).to(device).requires_grad_()
     optimiser = torch.optim.Adam([table], lr=TABLE_LR, betas=(0.9, 0.99), eps=1e-12)
     h, w = pixels.shape[:2]
     per_pass = len(list(batches(patch_grid((w, h), 0, rng), batch, rng)))

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from inrwsi.errors import CorruptFile
 from inrwsi.formats.container import Container
 from inrwsi.formats.header import AssociatedInfo, GridInfo, Header, SlideInfo
 from inrwsi.formats.writer import ContainerWriter
+from tests.format.mutate import Editor
 
 GLASS = (244, 243, 245)
 
@@ -18,7 +23,7 @@ def header(wh: tuple[int, int] = (100, 70), octaves: tuple[int, ...] = (0, 1, 2)
     return Header(SlideInfo(*wh, 3, 8, GLASS, (0.5, 0.25), "user"), GridInfo(16, octaves), {"name": "test"}, **more)
 
 
-def safetensors(tensor: bytes = bytes(range(200))) -> bytes:
+def safetensors(tensor: bytes = bytes(range(200)) * 3) -> bytes:
     """A safetensors file of one u8 tensor, written by hand."""
     text = f'{{"t":{{"dtype":"U8","shape":[{len(tensor)}],"data_offsets":[0,{len(tensor)}]}}}}'.encode()
     text += b" " * (-len(text) % 8)
@@ -45,17 +50,21 @@ def fill(writer: ContainerWriter, head: Header, order: list[int]) -> None:
             writer.put_chunk(octave, chunk_ij, data)
 
 
-def small_file(path: Path, *, order: list[int] | None = None) -> bytes:
-    """Write a file with a section of every kind and 51 chunks at `path`; its bytes."""
+def small_header() -> Header:
+    """With everything a header may have, and long enough to be compressed."""
     images = (AssociatedInfo("label", 8, 8, "png"), AssociatedInfo("macro", 8, 4, "jpeg"))
-    head = header(preview_format="png", associated=images, metadata={"openslide.vendor": "aperio"})
-    sections: dict[str, Any] = {
-        "weights": safetensors(),
-        "icc": b"icc" * 9,
-        "preview": b"\x89PNG",
-        "associated": [b"L", b"MM"],
-    }
-    with ContainerWriter(path, head, **sections) as writer:
+    software = {f"package {n}": f"{n}.0.{n}" for n in range(9)}
+    metadata = {"openslide.vendor": "aperio"}
+    return header(preview_format="png", associated=images, metadata=metadata, software=software)
+
+
+def small_file(path: Path, *, order: list[int] | None = None, head: Header | None = None) -> bytes:
+    """Write a file with a section of every kind and, unless `head` says otherwise, 51 chunks at `path`; its bytes."""
+    head = head or small_header()
+    images = [b"L", b"MM"][: len(head.associated)]
+    with ContainerWriter(
+        path, head, weights=safetensors(), icc=b"icc" * 9, preview=b"\x89PNG", associated=images
+    ) as writer:
         fill(writer, head, list(range(head.chunk_count)) if order is None else order)
         writer.finish()
     return path.read_bytes()
@@ -86,3 +95,30 @@ class CountingFile(io.BytesIO):
     @property
     def bytes_read(self) -> int:
         return sum(count for _, count in self.reads)
+
+
+def damage(blob: bytes) -> list[CorruptFile]:
+    """All that opening, or else verifying, finds."""
+    try:
+        return Container.open(io.BytesIO(blob)).verify()
+    except CorruptFile as error:
+        return [error]
+
+
+def only(blob: bytes) -> CorruptFile:
+    """The one damage that opening finds."""
+    with pytest.raises(CorruptFile) as caught:
+        Container.open(io.BytesIO(blob))
+    return caught.value
+
+
+def section_of(edit: Editor, kind: bytes) -> int:
+    section = edit.find(kind)
+    assert section is not None
+    return section
+
+
+def edited(blob: bytes, change: Callable[[Editor], None]) -> bytes:
+    edit = Editor(blob)
+    change(edit)
+    return edit.seal()

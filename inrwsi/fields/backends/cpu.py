@@ -70,7 +70,12 @@ def _rows(i: int, j: int, level: Any) -> tuple[int, int, int, int]:
         mask = level.entries - 1
         low = j * HASH_PRIME_Y
         high = low + HASH_PRIME_Y
-        row00, row10, row01, row11 = (i ^ low) & mask, ((i + 1) ^ low) & mask, (i ^ high) & mask, ((i + 1) ^ high) & mask
+        row00, row10, row01, row11 = (
+            (i ^ low) & mask,
+            ((i + 1) ^ low) & mask,
+            (i ^ high) & mask,
+            ((i + 1) ^ high) & mask,
+        )
     else:
         row00 = i + j * level.resolution
         row10, row01 = row00 + 1, row00 + level.resolution
@@ -176,7 +181,7 @@ def forward(table: Tensor, xy: Tensor, config: HashGridConfig) -> Tensor:
 def backward(grad_out: Tensor, xy: Tensor, config: HashGridConfig, grad_table: Tensor) -> None:
     """Add the table's gradient into `grad_table`; all tensors contiguous and of the dtype of xy.
 
-    A level belongs to one thread, and a thread takes positions in order: the bits do not depend on the number of threads.
+    A level belongs to one thread, which takes positions in order: the number of threads does not change the bits.
     """
     threads = min(_thread_count(xy.shape[0]), config.levels)
     levels = _level_records(config)

@@ -1,6 +1,7 @@
 """tiny-cuda-nn, where it is installed: to check the hash grid against the implementation it follows.
 
-It is on no package index, and importing it without CUDA raises `EnvironmentError`; nothing is imported before a caller asks.
+It is on no package index, and importing it without CUDA raises `EnvironmentError`: nothing is imported before a
+caller asks.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ def why_not() -> str:
 def build_encoding(config: HashGridConfig) -> Any:
     """tiny-cuda-nn's module for the same grid.
 
-    Its `params` is the table of `encodings.hash_encode`, flat: level, entry, feature. It takes (N, 2) float32 on CUDA and
-    gives (N, levels * features) float16.
+    Its `params` is the table of `encodings.hash_encode`, flat: level, entry, feature. It takes (N, 2) float32 on
+    CUDA and gives (N, levels * features) float16.
 
     Raises:
         BackendUnavailable: tiny-cuda-nn cannot be imported.
