@@ -61,7 +61,8 @@ def from_dict(cls: type[T], data: Any, *, ignore_unknown: bool = False, key: str
     """
     if not isinstance(data, dict):
         raise ConfigError(f"{key or cls.__name__} is {_short(data)}, should be an object")
-    fields, hints = _schema(cls)
+    kind: type = cls
+    fields, hints = _schema(kind)
     prefix = f"{key}." if key else ""
     if not ignore_unknown:
         for name in data:

@@ -21,11 +21,11 @@ from inrwsi.config import to_dict
 from inrwsi.device import pick_device
 from inrwsi.errors import UsageError
 from inrwsi.fields.cinr import CinrConfig, IntegerField, config_for_bpp
-from inrwsi.fit.cinr import NetworkFit, fit_tile
+from inrwsi.fit.cinr import NetworkFit, Patch, fit_tile
 from inrwsi.formats.header import AssociatedInfo, GridInfo, Header, SlideInfo
 from inrwsi.formats.source import SlideSource
 from inrwsi.formats.writer import ContainerWriter
-from inrwsi.geometry import chunk_rect
+from inrwsi.geometry import Rect, chunk_rect
 from inrwsi.job import Job
 from inrwsi.progress import Progress
 from inrwsi.tiles import pack_table
@@ -140,7 +140,7 @@ def encode(
         coder = _Coder(source, header, config, options, job, device, report)
         coder.scan(glass_colour(overview, source.background))
         weights = coder.fit_network(tissue)
-        coder.fit_tiles()
+        coder.fit_tiles(tissue)
         cinr_bytes = _write(source, out, header, weights, overview, job, options, report)
         coded = sum(not job.blank(n) for n in range(header.chunk_count))
         job.discard()
@@ -232,9 +232,12 @@ class _Coder:
         self.sampled: dict[int, np.ndarray] = {}
         self.fit: NetworkFit | None = None
 
-    def _pixels(self, number: int) -> np.ndarray:
+    def _rect(self, number: int) -> Rect:
         _, ij = self.header.chunk_at(number)
-        rect = chunk_rect(self.header.slide.l0_wh, self.header.grid.chunk_px, ij)
+        return chunk_rect(self.header.slide.l0_wh, self.header.grid.chunk_px, ij)
+
+    def _pixels(self, number: int) -> np.ndarray:
+        rect = self._rect(number)
         return self.source.read((rect.x, rect.y), (rect.w, rect.h))
 
     def scan(self, glass: tuple[int, ...] | None) -> None:
@@ -289,39 +292,44 @@ class _Coder:
         tile_bytes = self.options.tile_px**2 * self.source.channels + self.config.grid.parameter_count * 16
         count = max(1, min(SAMPLE_TILES, self.options.memory_mb * 2**20 // 4 // tile_bytes))
         numbers = self.coded or [0]
-        shares = np.array([self._tissue_share(tissue, n) for n in numbers])
+        shares = np.array([self._tissue_share(tissue, self._rect(n)) for n in numbers])
         rich = [n for n, share in zip(numbers, shares, strict=True) if share >= min(0.5, shares.max())]
         rng = np.random.default_rng(self.options.seed)
         return sorted(int(n) for n in rng.permutation(rich)[:count])
 
-    def _tissue_share(self, tissue: np.ndarray, number: int) -> float:
-        _, ij = self.header.chunk_at(number)
-        slide, tile_px = self.header.slide, self.header.grid.chunk_px
+    def _tissue_share(self, tissue: np.ndarray, l0_rect: Rect) -> float:
+        """Share of a rectangle that the tissue map (h, w) counts."""
+        slide = self.header.slide
         h, w = tissue.shape
-        x0, y0 = ij[0] * tile_px * w // slide.width, ij[1] * tile_px * h // slide.height
-        x1 = max(x0 + 1, (ij[0] + 1) * tile_px * w // slide.width)
-        y1 = max(y0 + 1, (ij[1] + 1) * tile_px * h // slide.height)
+        x0, y0 = l0_rect.x * w // slide.width, l0_rect.y * h // slide.height
+        x1 = max(x0 + 1, -(-(l0_rect.x + l0_rect.w) * w // slide.width))
+        y1 = max(y0 + 1, -(-(l0_rect.y + l0_rect.h) * h // slide.height))
         return float(tissue[y0:y1, x0:x1].mean())
 
-    def fit_tiles(self) -> None:
+    def fit_tiles(self, tissue: np.ndarray) -> None:
         """Fit the table of every coded chunk that the job does not hold yet."""
         sizes = [self._tile_mpx(n) for n in self.coded]
         total, done = sum(sizes), 0.0
         for number, size in zip(self.coded, sizes, strict=True):
             if number not in self.job:
-                for fitted, mse in self._fit_tile(number):
+                for fitted, mse in self._fit_tile(number, tissue):
                     self.report(Progress("tiles", min(total, done + fitted), total, "Mpx", _db(mse)))
             done += size
 
     def _tile_mpx(self, number: int) -> float:
-        rect = chunk_rect(self.header.slide.l0_wh, self.header.grid.chunk_px, self.header.chunk_at(number)[1])
+        rect = self._rect(number)
         return rect.w * rect.h * self.options.passes / 1e6
 
-    def _fit_tile(self, number: int) -> Iterator[tuple[float, float]]:
+    def _fit_tile(self, number: int, tissue: np.ndarray) -> Iterator[tuple[float, float]]:
         if self.field is None or self.fit is None:
             raise RuntimeError("tiles are fitted after the network")
         pixels = self._pixels(number)
         start = self.sampled.get(number)
+        tile = self._rect(number)
+
+        def busy(patch: Patch) -> bool:
+            return self._tissue_share(tissue, Rect(tile.x + patch.x, tile.y + patch.y, patch.w, patch.h)) > 0
+
         steps = fit_tile(
             self.field,
             pixels,
@@ -329,6 +337,7 @@ class _Coder:
             passes=self.options.passes,
             batch=BATCH,
             seed=(self.options.seed, number),
+            busy=busy,
         )
         size, seen = self._tile_mpx(number), 0.0
         for fitted, mse, table in steps:

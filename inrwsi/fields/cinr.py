@@ -32,7 +32,7 @@ MAX_TILE_PX = 4096
 BLOCK_PX = 128
 HALO_PX = 5
 MARGIN_PX = 8
-STORED_BITS = 3.7  # of a 4-bit table entry, after zstd
+STORED_BITS = 3.3  # of a 4-bit table entry, after zstd
 
 KINDS: dict[str, Activation] = {
     layer.name: layer.activation for layer in dual_flow_layers(DualFlowConfig(inputs=1, width=1, channels=1))
@@ -109,7 +109,7 @@ def config_for_bpp(bpp: float, tile_px: int, channels: int = 3, weight_bits: int
 
     Levels grow evenly up to the vertices a side that the target pays for; a level is as dense as its grid, so nothing
     collides. Measured on slides (benchmarks/results/cinr_presets.json): four features an entry at 4 bits, which zstd brings
-    to about 3.7, beat more levels, larger hashed tables or more bits an entry at equal bytes.
+    to about 3.3, beat more levels, larger hashed tables or more bits an entry at equal bytes.
 
     Args:
         bpp: of a tile's table; the network, some tens of kB, comes on top once a slide.

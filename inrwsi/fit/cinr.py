@@ -9,7 +9,7 @@ order, with the same result.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -30,6 +30,8 @@ FLOAT_SHARE = 0.6  # of the network's steps, before rounding begins
 SINE_LR = 2e-4  # a sine layer's step is multiplied by omega and by hundreds of inputs
 MLP_LR = 1e-3
 TABLE_LR = 1e-2  # of a table's full range
+GLASS_EVERY = 5
+SPARSITY = 0.0  # worth of a table entry's size against squared error: small entries are cheap to store
 NOISE = 0.02  # added to the start, so that no two features stay alike
 FINAL_LR = 0.05  # of the first
 CLIP_RMS = {4: 2.5, 6: 3.5, 8: 5.0}  # table entries beyond this many rms saturate
@@ -306,14 +308,28 @@ def quantise(net: DualFlowNet, config: CinrConfig, out_scale: dict[str, float]) 
     return layers
 
 
+def _schedule(
+    wh: tuple[int, int], passes: int, batch: int, seed: Sequence[int], busy: Callable[[Patch], bool]
+) -> list[list[Patch]]:
+    """All batches of a tile's fit. Patches without tissue take part in every `GLASS_EVERY`-th pass, the first included."""
+    rng = np.random.default_rng(list(seed))
+    schedule = []
+    for number in range(passes):
+        patches = patch_grid(wh, 0, rng)
+        chosen = [p for p in patches if number % GLASS_EVERY == 0 or busy(p)]
+        schedule += list(batches(chosen, batch, rng))
+    return schedule
+
+
 def fit_tile(
     field: cinr.IntegerField,
     pixels: np.ndarray,
     start: np.ndarray,
     *,
-    passes: float,
+    passes: int,
     batch: int,
     seed: Sequence[int],
+    busy: Callable[[Patch], bool] = lambda _: True,
 ) -> Iterator[tuple[int, float, np.ndarray | None]]:
     """Fit one tile's table under the frozen network.
 
@@ -321,35 +337,30 @@ def fit_tile(
         pixels: (h, w, channels) uint8, the tile cut at the slide's edge.
         start: (entries, features) fp32 to start from, `NetworkFit.start` or `.table`.
         passes: over the tile's pixels.
+        busy: whether a patch holds tissue.
 
     Yields:
         (pixels fitted, mean squared error, None) a step, and at the end (0, mse, table (entries, features) int8).
     """
     config, device = field.config, field.device
-    rng = np.random.default_rng(list(seed))
     table = torch.from_numpy(start).to(device).requires_grad_()
     optimiser = torch.optim.Adam([table], lr=TABLE_LR, betas=(0.9, 0.99), eps=1e-12)
-    h, w = pixels.shape[:2]
-    per_pass = len(list(batches(patch_grid((w, h), 0, rng), batch, rng)))
-    steps = max(1, round(passes * per_pass))
-    step, mse = 0, 0.0
-    while step < steps:
-        for chosen in batches(patch_grid((w, h), 0, rng), batch, rng):
-            optimiser.param_groups[0]["lr"] = TABLE_LR * cosine(step, steps)
-            rows, columns = plans(config, field.tile_px, chosen)
-            whole = cinr.round_through(table * config.table_max).expand(len(chosen), -1, -1)
-            x = cinr.features(whole, config, field.gain, rows, columns, exact=False)
-            y = cinr.forward(field.layers, x, exact=False)
-            loss = torch.mean((y - targets([pixels], chosen, device)) ** 2)
-            optimiser.zero_grad(set_to_none=True)
-            (loss / 127.5**2).backward()
-            optimiser.step()
-            with torch.no_grad():
-                table.clamp_(-1, 1)
-            step, mse = step + 1, float(loss.detach())
-            yield sum(p.w * p.h for p in chosen), mse, None
-            if step >= steps:
-                break
+    schedule = _schedule((pixels.shape[1], pixels.shape[0]), passes, batch, seed, busy)
+    mse = 0.0
+    for step, chosen in enumerate(schedule):
+        optimiser.param_groups[0]["lr"] = TABLE_LR * cosine(step, len(schedule))
+        rows, columns = plans(config, field.tile_px, chosen)
+        whole = cinr.round_through(table * config.table_max).expand(len(chosen), -1, -1)
+        x = cinr.features(whole, config, field.gain, rows, columns, exact=False)
+        y = cinr.forward(field.layers, x, exact=False)
+        loss = torch.mean((y - targets([pixels], chosen, device)) ** 2)
+        optimiser.zero_grad(set_to_none=True)
+        (loss / 127.5**2 + SPARSITY * table.abs().mean()).backward()
+        optimiser.step()
+        with torch.no_grad():
+            table.clamp_(-1, 1)
+        mse = float(loss.detach())
+        yield sum(p.w * p.h for p in chosen), mse, None
     with torch.no_grad():
         final = (table * config.table_max).round().to(torch.int8).cpu().numpy()
     yield 0, mse, final
