@@ -22,12 +22,13 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import OVERVIEW_PX, measure_file
 from inrwsi.cli.main import main as inrwsi
 from inrwsi.cli.progress_view import progress_view
 from inrwsi.formats.source import SlideSource, open_source
 from inrwsi.job import write_whole
 from inrwsi.tissue import tissue_mask
+
+from .measure import OVERVIEW_PX, measure_file
 
 REGION_PX = 1024
 DOWNSAMPLE = 4
@@ -38,7 +39,7 @@ LIBRARIES = ("inrwsi", "torch", "numpy", "numba", "openslide-python", "imagecode
 @click.option("--slide", type=click.Path(path_type=Path), help="The slide to encode.  [default: a generated one]")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Where all goes.")
 @click.option("--size", default="2048x2048", show_default=True, metavar="WxH", help="Of the generated slide.")
-@click.option("--bpp", type=float, default=1.0, show_default=True, help="As for inrwsi encode.")
+@click.option("--bpp", type=float, default=4.0, show_default=True, help="As for inrwsi encode.")
 @click.option("--passes", type=int, default=10, show_default=True, help="As for inrwsi encode.")
 def main(slide: Path | None, out: Path, size: str, bpp: float, passes: int) -> None:
     """Encode a slide, decode a region of it at two magnifications, and print what it cost and what it kept."""

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.plain_hash_grid import plain_encode, plain_gradient
+from .plain_hash_grid import plain_encode, plain_gradient
 from inrwsi.fields import encodings
 from inrwsi.fields.backends import tcnn
 from inrwsi.fields.encodings import HashGridConfig, hash_encode

@@ -21,7 +21,7 @@ from inrwsi.cli.params import (
 )
 from inrwsi.cli.progress_view import progress_view
 from inrwsi.errors import CorruptFile, UsageError
-from inrwsi.geometry import Rect, output_wh, resolve_downsample
+from inrwsi.geometry import Rect, check_output_wh, output_wh, resolve_downsample
 from inrwsi.progress import Progress
 
 if TYPE_CHECKING:
@@ -132,8 +132,10 @@ def decode(
     """
     check_output(out, SUFFIXES, overwrite=overwrite)
     from inrwsi.formats.container import Container
+    from inrwsi.options import check_model
 
     with Container.open(file) as container:
+        check_model(container)
         slide = container.header.slide
         view = resolve_view(slide, region=region, mag=mag, mpp=mpp, downsample=downsample, size=size)
         damaged = write_view(container, view, out, quality, salvage, device, cache_mb << 20, threads, quiet)
@@ -169,7 +171,9 @@ def resolve_view(
     step = resolve_downsample(
         mag=mag, mpp=mpp, downsample=downsample, objective_power=slide.objective_power, mpp_um=slide.mpp_um
     )
-    return View((rect.x, rect.y), (rect.w, rect.h), step, size)
+    view = View((rect.x, rect.y), (rect.w, rect.h), step, size)
+    check_output_wh(view.out_wh)
+    return view
 
 
 def write_view(

@@ -21,7 +21,7 @@ from inrwsi.cli.progress_view import duration, progress_view
 from inrwsi.errors import UsageError
 
 if TYPE_CHECKING:
-    from inrwsi.encode import EncodeReport
+    from inrwsi.options import EncodeReport
 
 ALL_BUT_NAMED = "\0all"  # cannot be typed, so it is no image's name
 SHOWS_A_NAME = ("label", "macro", "overview")
@@ -51,7 +51,7 @@ Examples:
 @click.option(
     "--bpp",
     type=click.FloatRange(0.02, 24),
-    default=1.0,
+    default=4.0,
     show_default=True,
     metavar="BITS",
     help="Bits to spend on a pixel of tissue. Glass costs next to nothing.",
@@ -140,14 +140,10 @@ def encode(
     """
     check_output(out, (".cinr",), overwrite=overwrite)
     from inrwsi.formats.source import open_source
+    from inrwsi.options import EncodeOptions, check_encodable
 
     with open_source(source, mpp_um=source_mpp, objective_power=objective_power) as slide:
         kept = resolve_associated(keep_associated, slide.associated, source)
-        # From here on torch is there; every mistake that can be seen without it has been told.
-        from inrwsi.encode import EncodeOptions
-        from inrwsi.encode import encode as encode_slide
-
-        use_threads(threads)
         options = EncodeOptions(
             model=model,
             bpp=bpp,
@@ -159,6 +155,11 @@ def encode(
             keep_associated=kept,
             memory_mb=memory_mb,
         )
+        check_encodable(slide, out, options, overwrite=overwrite)
+        # From here on torch is there; every mistake that can be seen without it has been told.
+        from inrwsi.encode import encode as encode_slide
+
+        use_threads(threads)
         try:
             with progress_view(quiet=quiet) as progress:
                 report = encode_slide(slide, out, options, progress=progress, resume=resume, overwrite=overwrite)

@@ -8,6 +8,7 @@ file; 130 interrupted. Heavy modules are imported inside the commands that need 
 from __future__ import annotations
 
 import errno
+import os
 from typing import Any
 
 import click
@@ -19,6 +20,9 @@ from inrwsi.cli.info import info
 from inrwsi.cli.sample import sample
 from inrwsi.cli.verify import verify
 from inrwsi.errors import InrwsiError
+
+# Idle threads of torch's pool sleep instead of spinning: where cores are shared, spinning costs five times the work.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 EXIT_OS_ERROR = 1
 EXIT_INTERRUPTED = 130

@@ -10,15 +10,15 @@ import numpy as np
 import torch
 
 from inrwsi.device import pick_device
-from inrwsi.errors import CorruptFile, UnsupportedVersion, UsageError
+from inrwsi.errors import CorruptFile, UsageError
 from inrwsi.formats.container import Container
 from inrwsi.formats.header import Header
-from inrwsi.geometry import Rect, output_wh
+from inrwsi.geometry import Rect, check_output_wh, output_wh
+from inrwsi.options import check_model
 from inrwsi.resample import AreaSum
 from inrwsi.tiles import CinrTiles
 
 COLUMNS_AT_ONCE = 4096
-MAX_OUTPUT_PX = 2**20
 
 
 class ModelDecoder(Protocol):
@@ -61,11 +61,8 @@ class Decoder:
         self._owned = not isinstance(file, Container)
         self.container = file if isinstance(file, Container) else Container.open(file)
         try:
-            name = self.container.header.model["name"]
-            if name not in MODELS:
-                known = ", ".join(MODELS)
-                raise UnsupportedVersion(f"{self.container.path}: its model is {name!r}; this build decodes {known}")
-            self._model = MODELS[name](self.container, chosen, cache_bytes)
+            check_model(self.container)
+            self._model = MODELS[self.container.header.model["name"]](self.container, chosen, cache_bytes)
         except BaseException:
             self.close()
             raise
@@ -139,10 +136,7 @@ class Decoder:
         if min(l0_wh) < 1:
             raise UsageError(f"the region is {l0_wh[0]} x {l0_wh[1]} pixels; it should be at least 1 x 1")
         size = out_wh or output_wh(l0_wh, step)
-        if not (1 <= min(size) and max(size) <= MAX_OUTPUT_PX):
-            raise UsageError(
-                f"the output would be {size[0]} x {size[1]} pixels; it should be from 1 to {MAX_OUTPUT_PX} a side"
-            )
+        check_output_wh(size)
         return size
 
     def _rectangle(

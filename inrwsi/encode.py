@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
-import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ import inrwsi
 from inrwsi.coding import tensors
 from inrwsi.config import to_dict
 from inrwsi.device import pick_device
-from inrwsi.errors import UsageError
 from inrwsi.fields.cinr import CinrConfig, IntegerField, config_for_bpp
 from inrwsi.fit.cinr import NetworkFit, Patch, fit_tile
 from inrwsi.formats.header import AssociatedInfo, GridInfo, Header, SlideInfo
@@ -27,6 +25,7 @@ from inrwsi.formats.source import SlideSource
 from inrwsi.formats.writer import ContainerWriter
 from inrwsi.geometry import Rect, chunk_rect
 from inrwsi.job import Job
+from inrwsi.options import EncodeOptions, EncodeReport, check_encodable
 from inrwsi.progress import Progress
 from inrwsi.tiles import pack_table
 from inrwsi.tissue import glass_colour, is_blank, tissue_mask
@@ -38,71 +37,6 @@ BATCH = 2
 NETWORK_STEPS_A_PASS = 60
 CHECKPOINT_SECONDS = 20.0
 Report = Callable[[Progress], None]
-
-
-@dataclass(frozen=True)
-class EncodeOptions:
-    """How to encode.
-
-    Attributes:
-        model: `cinr`.
-        bpp: target bits a pixel of tissue; chooses the tables' size.
-        passes: over every tile's pixels; time grows with it.
-        tile_px: side of a tile, 64 to 2048.
-        weight_bits: 8 or 16, of the network's weights.
-        seed: of everything random. The same seed, machine and settings give the same file.
-        device: auto, cpu or cuda.
-        keep_associated: names of the source's associated images to store.
-        memory_mb: bounds what the fit holds at once, beside the libraries themselves.
-    """
-
-    model: str = "cinr"
-    bpp: float = 1.0
-    passes: int = 10
-    tile_px: int = 512
-    weight_bits: int = 8
-    seed: int = 0
-    device: str = "auto"
-    keep_associated: tuple[str, ...] = ()
-    memory_mb: int = 1024
-
-    def __post_init__(self) -> None:
-        wants = (
-            ("--model", self.model, self.model == "cinr", "cinr"),
-            ("--bpp", self.bpp, 0.02 <= self.bpp <= 24, "from 0.02 to 24 bits a pixel"),
-            ("--passes", self.passes, 1 <= self.passes <= 10000, "from 1 to 10000"),
-            ("--tile-px", self.tile_px, 64 <= self.tile_px <= 2048, "from 64 to 2048"),
-            ("--weight-bits", self.weight_bits, self.weight_bits in (8, 16), "8 or 16"),
-            ("--seed", self.seed, 0 <= self.seed < 2**32, "from 0 to 2^32 - 1"),
-            ("--memory-mb", self.memory_mb, self.memory_mb >= 256, "at least 256"),
-        )
-        for name, value, ok, want in wants:
-            if not ok:
-                raise UsageError(f"{name} is {value}; it should be {want}")
-
-
-@dataclass(frozen=True)
-class EncodeReport:
-    """What became of it. Sizes in bytes are `os.stat` of the files."""
-
-    path: str
-    source_bytes: int
-    cinr_bytes: int
-    slide_px: int
-    tissue_px: int
-    blank_chunks: int
-    coded_chunks: int
-    seconds: float
-
-    @property
-    def bpp(self) -> float:
-        """Bits a pixel of the whole slide."""
-        return 8 * self.cinr_bytes / self.slide_px
-
-    @property
-    def tissue_bpp(self) -> float:
-        """Bits a pixel of tissue: the whole file over the pixels that the tissue map counts."""
-        return 8 * self.cinr_bytes / max(1, self.tissue_px)
 
 
 def encode(
@@ -128,7 +62,7 @@ def encode(
     """
     options, out = options or EncodeOptions(), Path(out)
     began = time.monotonic()
-    _check(source, out, options, overwrite)
+    check_encodable(source, out, options, overwrite=overwrite)
     device = pick_device(options.device)
     report = progress or (lambda _: None)
     overview = source.overview(OVERVIEW_PX)
@@ -157,26 +91,6 @@ def encode(
         coded_chunks=coded,
         seconds=time.monotonic() - began,
     )
-
-
-def _check(source: SlideSource, out: Path, options: EncodeOptions, overwrite: bool) -> None:
-    if out.suffix != ".cinr":
-        raise UsageError(f"{out}: the output should end in .cinr")
-    if out.exists() and not overwrite:
-        raise UsageError(f"{out}: exists already; use --overwrite to replace it")
-    if not out.parent.is_dir():
-        raise UsageError(f"{out}: the folder {out.parent} does not exist; make it first")
-    if not os.access(out.parent, os.W_OK):
-        raise UsageError(f"{out}: the folder {out.parent} is not writable; choose another")
-    if source.bit_depth != 8 or source.channels not in (1, 3):
-        raise UsageError(
-            f"{source.name}: has {source.channels} channels of {source.bit_depth} bits; model cinr encodes 1 or 3 "
-            "channels of 8 bits, so convert it first"
-        )
-    for name in options.keep_associated:
-        if name not in source.associated:
-            there = ", ".join(source.associated) or "none"
-            raise UsageError(f"{source.name}: has no associated image {name!r} to keep; there are: {there}")
 
 
 def _header(source: SlideSource, config: CinrConfig, options: EncodeOptions) -> Header:

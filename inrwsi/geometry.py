@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from inrwsi.errors import UsageError
 
 MAX_SIDE_PX = 2**40
+MAX_OUTPUT_PX = 2**20
 
 
 @dataclass(frozen=True)
@@ -93,3 +94,11 @@ def resolve_downsample(
 def output_wh(region_wh: tuple[int, int], step: float) -> tuple[int, int]:
     """Output pixels for a region of `region_wh` l0 pixels at `step` l0 pixels an output pixel, at least 1 a side."""
     return (max(1, round(region_wh[0] / step)), max(1, round(region_wh[1] / step)))
+
+
+def check_output_wh(out_wh: tuple[int, int]) -> None:
+    """Raise `UsageError` unless the output has 1 to `MAX_OUTPUT_PX` pixels a side."""
+    if not (min(out_wh) >= 1 and max(out_wh) <= MAX_OUTPUT_PX):
+        raise UsageError(
+            f"the output would be {out_wh[0]} x {out_wh[1]} pixels; it should be from 1 to {MAX_OUTPUT_PX} a side"
+        )

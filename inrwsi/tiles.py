@@ -99,7 +99,7 @@ class CinrTiles:
             raise CorruptFile(self._container.path, Cause.WEIGHTS, str(error)) from None
 
     def samples_per_px(self, step: float) -> int:
-        """Samples of the field a level-0 pixel for an output of `step` level-0 pixels a pixel: 1, or more past native."""
+        """Samples of the field a level-0 pixel for an output pixel of `step` level-0 pixels: 1, or more past native."""
         return min(MAX_FINER, max(1, math.ceil(1 / step - 1e-9)))
 
     def blocks(self, rect: Rect, finer: int) -> Iterator[tuple[Rect, np.ndarray | tuple[int, ...] | CorruptFile]]:

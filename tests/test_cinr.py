@@ -39,7 +39,9 @@ def random_weights(config: CinrConfig, seed: int = 0) -> dict[str, np.ndarray]:
 
 def random_table(config: CinrConfig, seed: int = 1) -> torch.Tensor:
     shape = (config.grid.entry_count, config.features)
-    return torch.from_numpy(np.random.default_rng(seed).integers(-config.table_max, config.table_max + 1, shape)).float()
+    return torch.from_numpy(
+        np.random.default_rng(seed).integers(-config.table_max, config.table_max + 1, shape)
+    ).float()
 
 
 def test_config_is_strict() -> None:
@@ -48,7 +50,9 @@ def test_config_is_strict() -> None:
         with pytest.raises(ConfigError, match=key):
             from_dict(CinrConfig, {**to_dict(CONFIG), key: value})
     with pytest.raises(ConfigError, match="table values"):
-        from_dict(CinrConfig, {**to_dict(CONFIG), "log2_table": 28, "levels": 14, "per_level_scale": 2.0, "features": 8})
+        from_dict(
+            CinrConfig, {**to_dict(CONFIG), "log2_table": 28, "levels": 14, "per_level_scale": 2.0, "features": 8}
+        )
 
 
 def _numpy_forward(weights: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:

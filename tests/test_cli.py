@@ -28,6 +28,7 @@ from inrwsi.errors import UsageError
 from inrwsi.formats.container import Container
 from inrwsi.formats.header import GridInfo, Header, SlideInfo
 from inrwsi.formats.writer import ContainerWriter
+from inrwsi.options import EncodeOptions, EncodeReport
 from inrwsi.progress import Progress
 
 INRWSI = (sys.executable, "-c", "from inrwsi.cli.main import main; main(prog_name='inrwsi')")
@@ -149,7 +150,6 @@ def test_version() -> None:
 
 
 def test_defaults_are_those_of_the_library() -> None:
-    from inrwsi.encode import EncodeOptions
 
     defaults = {p.name: p.default for p in main.commands["encode"].params}
     options = EncodeOptions()
@@ -328,7 +328,7 @@ def test_options_reach_the_encoder(
 
     def record(source: Any, out: Path, options: Any, **rest: Any) -> Any:
         calls.append((source.mpp_um, source.mpp_source, source.objective_power, options, rest))
-        return inrwsi.encode.EncodeReport(str(out), 300_000, 100_000, 800_000, 400_000, 5, 7, 65.4)
+        return EncodeReport(str(out), 300_000, 100_000, 800_000, 400_000, 5, 7, 65.4)
 
     monkeypatch.setattr(inrwsi.encode, "encode", record)
     monkeypatch.setattr(source_base.BaseSource, "associated", ("label", "thumbnail"), raising=False)
@@ -347,7 +347,7 @@ def test_options_reach_the_encoder(
     assert result.exit_code == 0, result.output
     ((mpp_um, mpp_source, power, options, rest),) = calls
     assert (mpp_um, mpp_source, power) == ((0.25, 0.25), "user", 40.0)
-    assert options == inrwsi.encode.EncodeOptions("cinr", 0.5, 3, 128, 16, 9, "cpu", kept, 512)
+    assert options == EncodeOptions("cinr", 0.5, 3, 128, 16, 9, "cpu", kept, 512)
     assert (rest["resume"], rest["overwrite"]) == (True, False)
     assert result.stdout.splitlines() == [
         f"{out}: 100,000 bytes, 3.00 times smaller than the source's 300,000 bytes",

@@ -41,7 +41,9 @@ def test_levels_finer_than_the_positions() -> None:
     assert plan[1].weight.shape == (12, 24)
     grid = encode_grid(table, config, [plan], [plan])[0] / FRACTION**2
     y, x = np.meshgrid(u, u, indexing="ij")
-    want = hash_encode(table, torch.from_numpy(np.stack([x.ravel(), y.ravel()], 1)).float(), config).T.reshape(2, 12, 12)
+    want = hash_encode(table, torch.from_numpy(np.stack([x.ravel(), y.ravel()], 1)).float(), config).T.reshape(
+        2, 12, 12
+    )
     assert (grid - want).abs().max() < 4 / 512
 
 

@@ -21,7 +21,7 @@ LAYERS = (
         *("inrwsi.sample", "inrwsi.sample_noise", "inrwsi.sample_paint", "inrwsi.sample_scene"),
         *("inrwsi.resample", "inrwsi.job"),
     ),
-    ("inrwsi.fit", "inrwsi.tiles"),
+    ("inrwsi.fit", "inrwsi.tiles", "inrwsi.options"),
     ("inrwsi.encode", "inrwsi.decode"),
     ("inrwsi.slide",),
     ("inrwsi.bridges", "inrwsi.serve"),
@@ -62,6 +62,9 @@ def imports(module: str, tree: ast.Module, *, top_level: bool = False) -> Iterat
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
+            if node.level == 1 and module.startswith("benchmarks."):  # benchmarks is also inrwsi.benchmarks
+                yield ".".join(filter(None, ("benchmarks", node.module)))
+                continue
             assert node.level == 0, f"{module} line {node.lineno}: relative import"
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"

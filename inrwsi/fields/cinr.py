@@ -1,10 +1,10 @@
 """The paper's model as a codec: quantised tables a tile, one quantised dual-flow network a slide, integers throughout.
 
-Source of the network: CINR (Lee et al., MICCAI 2024), section 2; of the tables: Mueller et al. 2022. What is ours is the arithmetic:
-table entries, activations and weights are whole numbers, every convolution sums whole numbers below 2^24 in fp32 (below 2^53
-in fp64 with 16-bit weights), which is exact in any order; rescaling is one correctly rounded fp32 product and a rounding;
-the sine is a table. So a file decodes to the same pixels on every CPU, GPU and thread count, and a pixel does not
-depend on the region that it was asked with.
+Source of the network: CINR (Lee et al., MICCAI 2024), section 2; of the tables: Mueller et al. 2022. What is ours is
+the arithmetic: table entries, activations and weights are whole numbers, every convolution sums whole numbers below
+2^24 in fp32 (below 2^53 in fp64 with 16-bit weights), which is exact in any order; rescaling is one correctly rounded
+fp32 product and a rounding; the sine is a table. So a file decodes to the same pixels on every CPU, GPU and thread
+count, and a pixel does not depend on the region that it was asked with.
 """
 
 from __future__ import annotations
@@ -103,13 +103,11 @@ class CinrConfig:
         return tensors
 
 
-
 def config_for_bpp(bpp: float, tile_px: int, channels: int = 3, weight_bits: int = 8) -> CinrConfig:
     """The preset for a target in bits a pixel of tissue.
 
-    Levels grow evenly up to the vertices a side that the target pays for; a level is as dense as its grid, so nothing
-    collides. Measured on slides (benchmarks/results/cinr_presets.json): four features an entry at 4 bits, which zstd brings
-    to about 3.3, beat more levels, larger hashed tables or more bits an entry at equal bytes.
+    Six levels of four features at 4 bits, which grow evenly up to the vertices a side that the target pays for. A
+    level's table is as large as its grid: at the rates of a codec, collisions cost more than they save.
 
     Args:
         bpp: of a tile's table; the network, some tens of kB, comes on top once a slide.
@@ -157,9 +155,7 @@ def tile_positions(tile_px: int, start_px: int, count: int, finer: int = 1) -> n
     return ((samples + 0.5) / finer + MARGIN_PX) / (tile_px + 2 * MARGIN_PX)
 
 
-def forward(
-    layers: Mapping[str, tuple[Tensor, Tensor]], x: Tensor, *, dilation: int = 1, exact: bool = True
-) -> Tensor:
+def forward(layers: Mapping[str, tuple[Tensor, Tensor]], x: Tensor, *, dilation: int = 1, exact: bool = True) -> Tensor:
     """The dual-flow network on whole numbers.
 
     Args:
@@ -235,9 +231,7 @@ def _sine_table(device: str) -> Tensor:
 @lru_cache(maxsize=8)
 def _sample_table(device: str) -> Tensor:
     """round(127.5 (1 + sin(2 pi i / 4096))), a sample of 0..255."""
-    values = [
-        math.floor(127.5 * (1 + math.sin(2 * math.pi * i / SINE_STEPS)) + 0.5 + 1e-9) for i in range(SINE_STEPS)
-    ]
+    values = [math.floor(127.5 * (1 + math.sin(2 * math.pi * i / SINE_STEPS)) + 0.5 + 1e-9) for i in range(SINE_STEPS)]
     return torch.tensor(values, dtype=torch.float32, device=device)
 
 
@@ -303,9 +297,7 @@ class IntegerField:
         """
         halo = HALO_PX * finer
         columns, rows = (
-            plan_axis(
-                self.config.grid, tile_positions(self.tile_px, at * finer - halo, size * finer + 2 * halo, finer)
-            )
+            plan_axis(self.config.grid, tile_positions(self.tile_px, at * finer - halo, size * finer + 2 * halo, finer))
             for at, size in zip(block_xy, block_wh, strict=True)
         )
         x = features(table, self.config, self.gain, [rows], [columns])

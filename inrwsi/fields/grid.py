@@ -2,11 +2,11 @@
 
 Between the vertices of a level, bilinear interpolation on a grid of positions is separable: with W_y (h, n_y) and
 W_x (w, n_x), two non-zeros a row, the level's features are W_y G W_x^T, where G (n_y, n_x) are the table's entries at
-the vertices that the grid touches (Mueller 2022, section 3, steps 2-4). An entry is fetched once a vertex instead of four times a
-position, the backward pass is two more products, and the result is that of `encodings.hash_encode`.
+the vertices that the grid touches (Mueller 2022, section 3, steps 2-4). An entry is fetched once a vertex instead of
+four times a position, the backward pass is two more products, and the result is that of `encodings.hash_encode`.
 
-The weights are whole 256ths. With whole table entries up to 127 the sums stay below 2^24, so fp32 products are exact in any
-order of summation: every device and thread count gives the same bits.
+The weights are whole 256ths. With whole table entries up to 127 the sums stay below 2^24, so fp32 products are exact
+in any order of summation: every device and thread count gives the same bits.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Fitting the paper's model: one network a slide, then one table a tile under the frozen network.
 
 The network is fitted together with the tables of a sample of tissue tiles, first in floats, then on the rounded numbers
-that the file will hold (quantisation-aware, straight-through). Then it is frozen, and every tile's table is fitted alone to the
-integers that `fields.cinr` decodes: tiles are independent, so any number of them streams through bounded memory, in any
-order, with the same result.
+that the file will hold (quantisation-aware, straight-through). Then it is frozen, and every tile's table is fitted
+alone to the integers that `fields.cinr` decodes: tiles are independent, so any number of them streams through bounded
+memory, in any order, with the same result.
 """
 
 from __future__ import annotations
@@ -27,14 +27,33 @@ from inrwsi.fit.start import pyramid_start
 PATCH_PX = BLOCK_PX
 STRIDE = 0.8  # of a patch: the reference's 20 % overlap
 FLOAT_SHARE = 0.6  # of the network's steps, before rounding begins
-SINE_LR = 2e-4  # a sine layer's step is multiplied by omega and by hundreds of inputs
-MLP_LR = 1e-3
-TABLE_LR = 1e-2  # of a table's full range
+TILE_LR = 3e-2  # of a tile's table alone, whose whole range is -1..1
 GLASS_EVERY = 5
-SPARSITY = 0.0  # worth of a table entry's size against squared error: small entries are cheap to store
+SPARSITY = 5e-3  # worth of a table entry's size against squared error: small entries are cheap to store
 NOISE = 0.02  # added to the start, so that no two features stay alike
 FINAL_LR = 0.05  # of the first
 CLIP_RMS = {4: 2.5, 6: 3.5, 8: 5.0}  # table entries beyond this many rms saturate
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rates of the joint fit, which begins in floats.
+
+    Attributes:
+        table, sine, mlp: first learning rates of the tables, the sine layers (whose step is multiplied by omega and by
+            hundreds of inputs) and the MLPs.
+        constant: keep them, instead of a warm-up and a cosine to `FINAL_LR` of them.
+        pyramid: start the tables from the tiles themselves instead of noise.
+    """
+
+    table: float = 1e-2
+    sine: float = 2e-4
+    mlp: float = 1e-3
+    constant: bool = False
+    pyramid: bool = True
+
+
+REFERENCE_SCHEDULE = Schedule(table=1e-5, sine=1e-5, mlp=1e-5, constant=True, pyramid=False)
 
 
 @dataclass(frozen=True)
@@ -118,19 +137,22 @@ class NetworkFit:
         batch: int,
         seed: int,
         device: torch.device,
+        schedule: Schedule = Schedule(),
     ) -> None:
-        self.config, self.tile_px, self.tiles = config, tile_px, tiles
+        self.config, self.tile_px, self.tiles, self.schedule = config, tile_px, tiles, schedule
         self.steps, self.batch, self.seed, self.device = steps, batch, seed, device
         generator = torch.Generator().manual_seed(seed)
         self.net = DualFlowNet(config.network, generator).to(device)
-        starts = torch.from_numpy(np.stack([pyramid_start(config, tile_px, t) for t in tiles]))
+        starts = torch.zeros(len(tiles), config.grid.entry_count, config.features)
+        if schedule.pyramid:
+            starts = torch.from_numpy(np.stack([pyramid_start(config, tile_px, t) for t in tiles]))
         noise = (torch.rand(starts.shape, generator=generator) * 2 - 1) * NOISE
         self.tables = (starts + noise).to(device).requires_grad_()
         self.optimiser = torch.optim.Adam(
             [
-                {"params": [self.tables], "lr": TABLE_LR, "base": TABLE_LR},
-                {"params": self._weights("sine"), "lr": SINE_LR, "base": SINE_LR},
-                {"params": self._weights("relu") + self._weights("linear"), "lr": MLP_LR, "base": MLP_LR},
+                {"params": [self.tables], "base": schedule.table},
+                {"params": self._weights("sine"), "base": schedule.sine},
+                {"params": self._weights("relu") + self._weights("linear"), "base": schedule.mlp},
             ],
             betas=(0.9, 0.99),
             eps=1e-12,
@@ -153,7 +175,7 @@ class NetworkFit:
         if not self.quantised and self.step_number >= int(self.steps * FLOAT_SHARE):
             self._begin_rounding()
         batch = self._next_batch()
-        share = cosine(self.step_number, self.steps)
+        share = 1.0 if self.schedule.constant else cosine(self.step_number, self.steps)
         for group in self.optimiser.param_groups:
             group["lr"] = group["base"] * share
         y = self._forward(batch)
@@ -282,7 +304,7 @@ class NetworkFit:
 
 
 def quantise(net: DualFlowNet, config: CinrConfig, out_scale: dict[str, float]) -> dict[str, tuple[Tensor, Tensor]]:
-    """The network on whole numbers: weights a channel, rounded straight through, and the multiplier of each channel's sum.
+    """The network on whole numbers: rounded weights, straight through, and the multiplier of each channel's sum.
 
     A layer's real weights times the worth of one unit of each input are scaled, an output channel at a time, to the
     whole range of `weight_bits`.
@@ -311,7 +333,7 @@ def quantise(net: DualFlowNet, config: CinrConfig, out_scale: dict[str, float]) 
 def _schedule(
     wh: tuple[int, int], passes: int, batch: int, seed: Sequence[int], busy: Callable[[Patch], bool]
 ) -> list[list[Patch]]:
-    """All batches of a tile's fit. Patches without tissue take part in every `GLASS_EVERY`-th pass, the first included."""
+    """All batches of a tile's fit. Patches without tissue take part in every `GLASS_EVERY`-th pass, from the first."""
     rng = np.random.default_rng(list(seed))
     schedule = []
     for number in range(passes):
@@ -344,11 +366,11 @@ def fit_tile(
     """
     config, device = field.config, field.device
     table = torch.from_numpy(start).to(device).requires_grad_()
-    optimiser = torch.optim.Adam([table], lr=TABLE_LR, betas=(0.9, 0.99), eps=1e-12)
+    optimiser = torch.optim.Adam([table], lr=TILE_LR, betas=(0.9, 0.99), eps=1e-12)
     schedule = _schedule((pixels.shape[1], pixels.shape[0]), passes, batch, seed, busy)
     mse = 0.0
     for step, chosen in enumerate(schedule):
-        optimiser.param_groups[0]["lr"] = TABLE_LR * cosine(step, len(schedule))
+        optimiser.param_groups[0]["lr"] = TILE_LR * cosine(step, len(schedule))
         rows, columns = plans(config, field.tile_px, chosen)
         whole = cinr.round_through(table * config.table_max).expand(len(chosen), -1, -1)
         x = cinr.features(whole, config, field.gain, rows, columns, exact=False)

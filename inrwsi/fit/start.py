@@ -42,7 +42,9 @@ def pyramid_start(config: CinrConfig, tile_px: int, pixels: np.ndarray) -> np.nd
         weight = wy.sum(axis=0)[:, None] * wx.sum(axis=0)[None, :]
         grid = (mean / np.maximum(weight, 1e-6)[:, :, None]).astype(np.float32)
         seen = weight > 1e-6
-        index = level.offset + (x.vertex.numpy()[None, :] + y.vertex.numpy()[:, None] * level.resolution) % level.entries
+        index = (
+            level.offset + (x.vertex.numpy()[None, :] + y.vertex.numpy()[:, None] * level.resolution) % level.entries
+        )
         table[index[seen], : rest.shape[2]] = grid[seen]
         rest = rest - np.einsum("pv,vuc,qu->pqc", wy, np.where(seen[:, :, None], grid, 0), wx, optimize=True)
     if config.features > rest.shape[2]:

@@ -10,6 +10,7 @@ import json
 import random
 import struct
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from typing import Any
 
 import zstandard
@@ -218,7 +219,7 @@ def _change_json(data: dict[str, Any], rng: random.Random) -> None:
             elif isinstance(node[key], int) and rng.random() < 0.6:
                 node[key] = rng.choice((node[key] + rng.choice((-1, 1, 16)), node[key] * 2, node[key] // 2, 2**40))
             else:
-                node[key] = rng.choice(JSON_VALUES)
+                node[key] = deepcopy(rng.choice(JSON_VALUES))
             return
         node = node[key]
 

@@ -1,0 +1,137 @@
+"""The project's own models, and the list of all that can be compared. A new model in `MODELS` is here by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+
+import inrwsi
+from inrwsi.decode import MODELS, Decoder
+from inrwsi.encode import EncodeOptions, encode
+from inrwsi.errors import UsageError
+from inrwsi.formats.container import Container
+from inrwsi.formats.source import open_source
+from inrwsi.geometry import Rect
+from inrwsi.progress import Progress
+
+from .codecs import FILE, STILL_CODECS, Codec, Reader
+from .codecs_tiff import TIFF_CODECS
+from .probe import CountedFile
+from .sampling import TILE_PX, Picture
+
+BPP_LADDER = (0.5, 1.0, 2.0, 4.0)
+QUICK_BPP_LADDER = (0.5, 1.0, 2.0)
+
+
+@dataclass(frozen=True)
+class OurCodec:
+    """A model of this project, by target bits a pixel of tissue.
+
+    Attributes:
+        name: of the model.
+        passes: over each pixel, as `inrwsi encode --passes`.
+        device: auto, cpu or cuda.
+        progress: told how the fit goes.
+    """
+
+    name: str
+    ladder: tuple[float, ...]
+    quick_ladder: tuple[float, ...]
+    passes: int
+    device: str = "auto"
+    progress: Callable[[Progress], None] | None = None
+    layouts: tuple[str, ...] = (FILE,)
+    max_side_px: int = 2**31
+    slow: bool = True
+
+    @property
+    def about(self) -> str:
+        return f"this project's model {self.name}, fitted to the pixels in {self.passes} passes; network in the file"
+
+    def label(self, value: float) -> str:
+        return f"bpp={value:g}"
+
+    def versions(self) -> dict[str, str]:
+        return {"inrwsi": inrwsi.__version__, "torch": torch.__version__}
+
+    def encode(self, picture: Picture, layout: str, value: float, path: Path) -> None:
+        # A copy that may be written to: torch warns of arrays that may not.
+        with open_source(picture.pixels.copy(), mpp_um=picture.slide.mpp_um) as source:
+            options = EncodeOptions(model=self.name, bpp=value, passes=self.passes, tile_px=TILE_PX, device=self.device)
+            encode(source, path, options, progress=self.progress, overwrite=True)
+
+    def open(self, path: Path, layout: str) -> Reader:
+        return _OurReader(path, self.device)
+
+
+class _OurReader:
+    def __init__(self, path: Path, device: str) -> None:
+        self._file = CountedFile(path)
+        self._decoder = Decoder(self._file, device=device)  # type: ignore[arg-type]
+        self.wh = self._decoder.header.slide.l0_wh
+
+    @property
+    def bytes_read(self) -> int:
+        return self._file.bytes_read
+
+    def read(self, window: Rect, downsample: int = 1) -> np.ndarray:
+        wh = (window.w // downsample, window.h // downsample)
+        return self._decoder.read_region((window.x, window.y), (window.w, window.h), out_wh=wh)
+
+    def region_bytes(self, regions: Sequence[Rect]) -> tuple[int, ...] | None:
+        return tuple(round(b) for b in chunk_bytes(self._decoder.container, regions))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._decoder.close()
+        self._decoder.container.close()
+        self._file.close()
+
+
+def chunk_bytes(container: Container, regions: Sequence[Rect]) -> list[float]:
+    """Bytes of all octaves' chunks over each region; a chunk that covers more is shared out by area."""
+    header = container.header
+    found = [0.0] * len(regions)
+    for octave in header.grid.octaves:
+        side = header.grid.chunk_px << octave
+        for (i, j), payload_bytes, _ in container.entries(octave):
+            l0 = Rect(i * side, j * side, side, side).intersect(Rect(0, 0, header.slide.width, header.slide.height))
+            for number, region in enumerate(regions):
+                cut = l0.intersect(region)
+                found[number] += payload_bytes * cut.w * cut.h / (l0.w * l0.h)
+    return found
+
+
+def our_codecs(
+    models: Sequence[str],
+    *,
+    bpp: Sequence[float] = (),
+    passes: int,
+    device: str = "auto",
+    progress: Callable[[Progress], None] | None = None,
+) -> tuple[OurCodec, ...]:
+    """Models by name, at the rates `bpp` (none: the usual ladder). UsageError for a name that is not in `MODELS`."""
+    for name in models:
+        if name not in MODELS:
+            raise UsageError(f"--model {name}: there is no such model; there are {', '.join(MODELS)}")
+    ladder = tuple(sorted(bpp))
+    return tuple(
+        OurCodec(name, ladder or BPP_LADDER, ladder or QUICK_BPP_LADDER, passes, device, progress) for name in models
+    )
+
+
+def other_codecs(names: Sequence[str] = ()) -> tuple[Codec, ...]:
+    """The codecs of others by name, in the order of the list; all without names. UsageError for an unknown one."""
+    every: tuple[Codec, ...] = (*STILL_CODECS, *TIFF_CODECS)
+    known = {c.name for c in every}
+    for name in names:
+        if name not in known:
+            raise UsageError(f"--codec {name}: there is no such codec; there are {', '.join(c.name for c in every)}")
+    return tuple(c for c in every if not names or c.name in names)

@@ -1,0 +1,71 @@
+"""The README's rates: `python -m benchmarks.rate_distortion [--quick]`, into results/rate_distortion.json.
+
+A stratified sample of the complete duodenum slide with every codec, layout and model; and a megapixel each of five
+other slides, by the codecs in tiles, for the mean over stains and scanners. The project's models are fitted to a slide
+and keep a network in the file, which a megapixel cannot pay: they are measured on the complete slide alone. The pixels
+are at half resolution, which an earlier JPEG has hardly marked. Cut short, the same command goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from inrwsi.formats.source import SlideSource, open_source
+from inrwsi.progress import Progress
+
+from .codecs import TILED
+from .codecs_ours import OurCodec, other_codecs, our_codecs
+from .fixed import CROPS, PARTIAL, SEED, find_complete, finish, opened, options
+from .pilot import choose_picture
+from .results import Run, RunSet, mean_bd
+from .run import Bench, Plan, run_all
+
+PASSES, QUICK_PASSES = 5, 1
+MOST_REGIONS = 24
+CROP_REGIONS = 4
+QUICK_CROPS = 1
+
+
+@click.command()
+@options
+def main(slides: Path, complete: Path | None, quick: bool) -> None:
+    """Rate against quality of every codec on the fixed slides."""
+    command = f"python -m benchmarks.rate_distortion{' --quick' if quick else ''}"
+    folder = PARTIAL / f"rate_distortion{'_quick' if quick else ''}"
+
+    def make(report: Callable[[Progress], None]) -> RunSet:
+        ours = our_codecs(("cinr",), passes=QUICK_PASSES if quick else PASSES, device="cpu", progress=report)
+        runs = []
+        path = find_complete(slides, complete)
+        if path is not None:
+            with open_source(path) as source:
+                runs.append(_complete(source, ours, quick, folder, report, command))
+        for slide in CROPS[: QUICK_CROPS if quick else None]:
+            if (slides / slide.file).exists():
+                with opened(slides, slide) as source:
+                    picture = choose_picture(source, folder, seed=SEED, most=CROP_REGIONS, was_halved=slide.halve)
+                    plan = Plan(other_codecs(), quick, SEED, folder, layouts=(TILED,), report=report)
+                    runs.append(run_all(source, Bench(picture, plan), command=command))
+        return RunSet(command, tuple(runs), mean_bd(tuple(runs)))
+
+    finish("rate_distortion", quick, make)
+
+
+def _complete(
+    source: SlideSource,
+    ours: tuple[OurCodec, ...],
+    quick: bool,
+    folder: Path,
+    report: Callable[[Progress], None],
+    command: str,
+) -> Run:
+    picture = choose_picture(source, folder, seed=SEED, most=CROP_REGIONS if quick else MOST_REGIONS)
+    plan = Plan((*other_codecs(), *ours), quick, SEED, folder, report=report)
+    return run_all(source, Bench(picture, plan), command=command)
+
+
+if __name__ == "__main__":
+    main()

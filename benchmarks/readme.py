@@ -1,0 +1,178 @@
+"""README's table and figure, drawn from the committed results. Nobody types a number.
+
+python -m benchmarks.readme            writes README.md's block and docs/rate_distortion.svg
+python -m benchmarks.readme --check    says what differs, and ends with 1 if anything does
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from inrwsi.errors import UsageError
+from inrwsi.job import write_whole
+
+from . import report_curves as curves
+from . import report_tables as tables
+from .report_tables import Table
+from .results import MeanBd, Run, RunSet, load
+
+ROOT = Path(__file__).parent.parent
+FOLDER = "benchmarks/results"
+FIGURE = "docs/rate_distortion.svg"
+BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+_COLUMNS = (tables.BPP, tables.PSNR, tables.MS_SSIM, tables.NUCLEI_F1, tables.CIEDE2000)
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the README is drawn from: the fixed sets' files, complete slide first in each."""
+
+    rates: RunSet
+    speed: RunSet
+
+
+@click.command()
+@click.option("--check", is_flag=True, help="Write nothing; end with 1 if README or figure are not of the results.")
+def main(check: bool) -> None:
+    """Bring README.md and its figure to the numbers of benchmarks/results."""
+    try:
+        differing = stale(ROOT, load_results(ROOT))
+    except UsageError as error:
+        raise click.ClickException(str(error)) from None
+    for path, data in differing.items():
+        if check:
+            click.echo(f"{path}: not of the results; run python -m benchmarks.readme", err=True)
+        else:
+            path.parent.mkdir(exist_ok=True)
+            write_whole(path, data)
+            click.echo(f"wrote {path}")
+    sys.exit(1 if check and differing else 0)
+
+
+def load_results(root: Path) -> Results:
+    """The committed results under `root`. UsageError where one is missing or of another form."""
+    folder = root / FOLDER
+    return Results(load(RunSet, folder / "rate_distortion.json"), load(RunSet, folder / "speed.json"))
+
+
+def stale(root: Path, results: Results) -> dict[Path, bytes]:
+    """Files under `root` that are not what the results give, and what they should hold.
+
+    Raises:
+        UsageError: README.md has no place for the block, or two.
+    """
+    readme = root / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    wanted = {readme: replaced(text, block(results)).encode(), root / FIGURE: figure(results).encode()}
+    return {path: data for path, data in wanted.items() if not path.exists() or path.read_bytes() != data}
+
+
+def replaced(text: str, new: str) -> str:
+    """`text` with what stands between the markers replaced. UsageError unless each marker is there once, in order."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end or BEGIN in rest or END in before + after:
+        raise UsageError(f"README.md: {BEGIN} and, after it, {END} must stand there once each")
+    return f"{before}{BEGIN}\n{new}\n{END}{after}"
+
+
+def figure(results: Results) -> str:
+    """PSNR over bits on the complete slide, an SVG that needs nothing else."""
+    return curves.draw(results.rates.runs[0], curves.QUALITY_CURVES[0], alone=True) + "\n"
+
+
+def block(results: Results) -> str:
+    """The Markdown between the markers."""
+    return "\n\n".join([*_at_equal_bits(results.rates.runs[0]), *_at_equal_quality(results.rates), *_times(results)])
+
+
+def _at_equal_bits(run: Run) -> list[str]:
+    points = curves.equal_bits(run)
+    if not points:
+        raise UsageError(f"{run.slide.name}: no codec was measured near enough to the rate of another for a table")
+    return [
+        f"On `{run.slide.name}` ({_megapixels(run)}), each codec at its setting of nearest rate:",
+        markdown(tables.points_table(points, _COLUMNS), curves.own_codecs(run)),
+        f"![RGB PSNR over bits a pixel of every codec]({FIGURE})",
+    ]
+
+
+def _at_equal_quality(results: RunSet) -> list[str]:
+    table = mean_bd(results)
+    if not table.rows:
+        return []
+    own = set().union(*(curves.own_codecs(run) for run in results.runs))
+    refused = [f"{r}." for r in tables.refusals(r for run in results.runs for r in run.bd if r.codec in own)]
+    names = ", ".join(f"`{run.slide.name}`" for run in results.runs)
+    return [
+        "Bits at equal RGB PSNR (BD-rate by PCHIP over the common range; negative is fewer): the mean over "
+        f"{names}, and in brackets the lowest and the highest of them, or how many they are where not all of them "
+        "could be compared:",
+        markdown(table, own),
+        *([f"Not compared: {' '.join(refused)}"] if refused else []),
+    ]
+
+
+def mean_bd(results: RunSet) -> Table:
+    """A line a codec, a column a reference: the mean BD-rate by RGB PSNR, and its range over the slides."""
+    rows = [r for r in results.mean_bd if r.metric == "psnr_rgb" and r.layout in tables.RANDOM_ACCESS]
+    references = list(dict.fromkeys(tables.reference_name(row) for row in rows))
+    lines: dict[tuple[str, str], dict[str, MeanBd]] = {}
+    for row in rows:
+        lines.setdefault((row.codec, tables.LAYOUTS[row.layout]), {})[tables.reference_name(row)] = row
+    count = len(results.runs)
+    body = tuple((*names, *(_mean(line.get(r), count) for r in references)) for names, line in lines.items())
+    return Table(("codec", "kept as", *(f"against {r}" for r in references)), body, 2)
+
+
+def _mean(row: MeanBd | None, slides: int) -> str:
+    if row is None:
+        return tables.NONE
+    if len(row.slides) < slides:
+        return f"{tables.percent(row.mean_percent)} ({len(row.slides)} of {slides})"
+    low, high = min(row.slides.values()), max(row.slides.values())
+    return f"{tables.percent(row.mean_percent)} ({tables.percent(low)} to {tables.percent(high)})"
+
+
+def _times(results: Results) -> list[str]:
+    run, rates = results.speed.runs[0], results.rates
+    own, points = curves.own_codecs(run), [p for p in run.points if p.layout in tables.RANDOM_ACCESS]
+    versions = ", ".join(f"{name} {number}" for name, number in rates.runs[0].versions.items())
+    return [
+        f"Megapixels a second on {_megapixels(run)} of it with {run.machine.cores} cores ({run.machine.cpu}), "
+        f"median and "
+        "range of the repeats, and memory beyond what the process held:",
+        markdown(tables.speed_table(points), own),
+        "What a viewer waits for, from a closed file, and the bytes it reads for it:",
+        markdown(tables.views_table(points), own),
+        f"The commands are `{rates.command}` and `{results.speed.command}`; everything that they measured is in "
+        f"[`{FOLDER}`]({FOLDER}), and `python -m benchmarks.readme` draws this part of the page from it.",
+        f"<details><summary>Versions</summary>\n\n{versions}\n\n</details>",
+    ]
+
+
+def _megapixels(run: Run) -> str:
+    width, height = run.sample.picture_wh
+    part = "all of its" if run.sample.full else "a sample of"
+    return f"{part} {width * height / 1e6:.1f} Mpx{' of half-resolution pixels' if run.slide.halved else ''}"
+
+
+def markdown(table: Table, own: set[str]) -> str:
+    """A table in GitHub's Markdown; rows of our own models are bold."""
+
+    def line(cells: Iterable[str]) -> str:
+        safe = (cell.replace("|", "\\|") for cell in cells)
+        return f"| {' | '.join(safe)} |"
+
+    marks = ["---" if i < table.words else "---:" for i in range(len(table.heads))]
+    rows = [tuple(f"**{c}**" for c in row) if row[0] in own else row for row in table.rows]
+    return "\n".join(line(cells) for cells in (table.heads, marks, *rows))
+
+
+if __name__ == "__main__":
+    main()

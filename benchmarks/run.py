@@ -1,0 +1,442 @@
+"""The engine: one picture through every codec at every setting, measured on what comes back from the files.
+
+Every point is written to a folder of partial results as soon as it is whole, under a name that stands for all that
+it depends on (pixels, codec, setting, library versions, this code), so that a run that was cut short goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache, reduce
+from hashlib import sha256
+from operator import add
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+
+import inrwsi
+import inrwsi.formats
+from inrwsi.config import ConfigError, from_dict
+from inrwsi.errors import InrwsiError
+from inrwsi.formats.source import SlideSource
+from inrwsi.geometry import Rect
+from inrwsi.progress import Progress
+
+from . import fidelity, quality
+from .codecs import FILE, TILED, WHOLE, BrokenCodec, Codec
+from .intervals import bd_rows, wide
+from .probe import cores, library_versions, machine, spread, timed, with_peak
+from .results import Point, Regions, Run, View, save
+from .sampling import Picture
+
+REPEATS = 3
+REPEAT_BUDGET_S = 20.0  # what took longer than this in all is not repeated again
+VIEW_PX = 512
+VIEW_PLACES = 3
+THUMBNAIL_PX = 512
+MAGNIFICATIONS = (40, 20, 5)
+Report = Callable[[Progress], None]
+TaskMeasure = Callable[[np.ndarray, np.ndarray], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run.
+
+    Attributes:
+        codecs: in the order of the result.
+        quick: the short ladders.
+        seed: of places and intervals.
+        layouts: which of the codecs' layouts to run.
+        middle_only: the middle setting of each ladder alone: for times.
+        with_source: the slide's own file as a point, where it is what was measured.
+        folder: for coded files and partial results; made if it is not there.
+        task: more figures of (original, decoded), (h, w, 3) uint8 each; `task_name` says of what.
+        report: told how it goes.
+    """
+
+    codecs: tuple[Codec, ...]
+    quick: bool
+    seed: int
+    folder: Path
+    layouts: tuple[str, ...] = (TILED, WHOLE, FILE)
+    middle_only: bool = False
+    with_source: bool = True
+    task: TaskMeasure | None = None
+    task_name: str = ""
+    report: Report = lambda _: None
+
+    def points(self, picture: Picture) -> list[tuple[Codec, str, float]]:
+        """Codec, layout and value of every point that is possible."""
+        return [
+            (codec, layout, value)
+            for codec in self.codecs
+            for layout in codec.layouts
+            if layout in self.layouts and fits(codec, layout, picture)
+            for value in values(codec, layout, self.quick)
+            if not self.middle_only or value == middle(values(codec, layout, self.quick))
+        ]
+
+
+def fits(codec: Codec, layout: str, picture: Picture) -> bool:
+    """Whether the format can hold the picture in this layout."""
+    return layout == TILED or max(picture.wh) <= codec.max_side_px
+
+
+def values(codec: Codec, layout: str, quick: bool) -> tuple[float, ...]:
+    """The ladder to run. Whole codestreams are there beside tiles to show what tiling costs: the short one does."""
+    return codec.quick_ladder if quick or layout == WHOLE else codec.ladder
+
+
+def run_all(source: SlideSource, bench: Bench, *, command: str) -> Run:
+    """Measure everything of a picture and put it together.
+
+    Raises:
+        BrokenCodec: a codec gave something that is not the picture.
+    """
+    picture, plan = bench.picture, bench.plan
+    wanted = plan.points(picture)
+    points = [source_point(source, picture)] if plan.with_source and not picture.slide.halved else []
+    for number, (codec, layout, value) in enumerate(wanted):
+        name = f"{codec.name} {layout} {codec.label(value)}"
+        plan.report(Progress("points", number, len(wanted), "points", name))
+        points.append(bench.point(codec, layout, value))
+    plan.report(Progress("points", len(wanted), len(wanted), "points"))
+    rows = bd_rows(points, plan.seed)
+    notes = [
+        f"{codec.name} cannot hold a picture of {picture.wh[0]} x {picture.wh[1]} pixels as one codestream"
+        for codec in plan.codecs
+        if WHOLE in codec.layouts and WHOLE in plan.layouts and not fits(codec, WHOLE, picture)
+    ]
+    versions = library_versions()
+    for codec in plan.codecs:
+        versions |= codec.versions()
+    return Run(
+        command=command,
+        created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=machine(),
+        versions=versions,
+        slide=picture.slide,
+        sample=picture.sample,
+        settings={
+            "quick": plan.quick,
+            "seed": plan.seed,
+            "threads": cores(),
+            "repeats_at_middle_setting": REPEATS,
+            "task": plan.task_name,
+            "codecs": {codec.name: codec.about for codec in plan.codecs},
+        },
+        points=tuple(points),
+        bd=rows,
+        notes=tuple(note for note in (*notes, wide(rows)) if note),
+    )
+
+
+def source_point(source: SlideSource, picture: Picture) -> Point:
+    """The slide's own file, over all its pixels: what is to be replaced. It is the original, so nothing differs."""
+    pixels = source.width * source.height
+    tissue = round(picture.slide.tissue_share * pixels)
+    bits = 8 * source.bytes_on_disk
+    return Point(
+        codec="source",
+        layout=FILE,
+        setting="as it is",
+        file_bytes=source.bytes_on_disk,
+        pixels=pixels,
+        tissue_pixels=tissue,
+        bpp=bits / pixels,
+        tissue_bpp=bits / tissue if tissue else None,
+        lossless=True,
+        metrics={},
+    )
+
+
+class Bench:
+    """One picture, whose originals are looked at once for all points."""
+
+    def __init__(self, picture: Picture, plan: Plan) -> None:
+        self.picture, self.plan = picture, plan
+        self.mpp_um = picture.slide.mpp_um
+        self._references: list[fidelity.Reference] | None = None
+        plan.folder.mkdir(parents=True, exist_ok=True)
+
+    def point(self, codec: Codec, layout: str, value: float) -> Point:
+        """One point, from the folder if it is there. BrokenCodec if what comes back is not the picture."""
+        key = self.key(codec, layout, value)
+        partial = self.plan.folder / f"{key}.json"
+        known = _load_point(partial)
+        if known is not None:
+            return known
+        coded = self.plan.folder / f"{key}.coded"
+        try:
+            point, decoded = self._measure(codec, layout, value, coded)
+            self._keep(key, codec, coded, decoded)
+        finally:
+            coded.unlink(missing_ok=True)
+        save(point, partial)
+        return point
+
+    def key(self, codec: Codec, layout: str, value: float) -> str:
+        """Names a point by all that it depends on."""
+        facts = [
+            *(codec.name, codec.about, layout, codec.label(value), self.picture.sample.sha256, cores()),
+            *(codec.versions(), library_versions(), self.plan.task_name, str(self.mpp_um), self.plan.seed),
+            code_digest(codec.slow),
+        ]
+        digest = sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        return f"{codec.name}-{layout}-{digest[:16]}"
+
+    def shown(self) -> Rect:
+        """The block that a report may show: the one whose luma varies most."""
+
+        def variance(rect: Rect) -> float:
+            return float(quality.luma_of(_cut(self.picture.pixels, rect)).var())
+
+        return max(self.picture.blocks, key=variance)
+
+    def shown_pixels(self, point: Point) -> np.ndarray | None:
+        """The shown block as it came back at `point`, (h, w, 3) uint8; None where it was not kept."""
+        path = self._kept(point, "png")
+        return imagecodecs.png_decode(path.read_bytes()) if path else None
+
+    def kept_file(self, point: Point) -> Path | None:
+        """The file of one of our models at `point`; None where it was not kept."""
+        return self._kept(point, "cinr")
+
+    def _kept(self, point: Point, suffix: str) -> Path | None:
+        for codec, layout, value in self.plan.points(self.picture):
+            if (codec.name, layout, codec.label(value)) == (point.codec, point.layout, point.setting):
+                path = self.plan.folder / f"{self.key(codec, layout, value)}.{suffix}"
+                return path if path.exists() else None
+        return None
+
+    def _keep(self, key: str, codec: Codec, coded: Path, decoded: np.ndarray) -> None:
+        """What a report shows of a point: one block as it came back, and a file of ours whole."""
+        if self.picture.regions:
+            shown = np.ascontiguousarray(_cut(decoded, self.shown()))
+            (self.plan.folder / f"{key}.png").write_bytes(imagecodecs.png_encode(shown, level=1))
+        if codec.slow:
+            os.replace(coded, self.plan.folder / f"{key}.cinr")
+
+    def _measure(self, codec: Codec, layout: str, value: float, path: Path) -> tuple[Point, np.ndarray]:
+        picture = self.picture
+        at_middle = value == middle(values(codec, layout, self.plan.quick))
+        repeats = REPEATS if at_middle and not codec.slow else 1
+        encode_s, encode_mb = self._encode(codec, layout, value, path, repeats)
+        decoded, decode_s, decode_mb = self._decode(codec, layout, path, repeats)
+        self._check(codec, layout, decoded)
+        megapixels = picture.wh[0] * picture.wh[1] / 1e6
+        metrics, spectrum, regions, lossless = self._figures(codec, layout, path, decoded)
+        file_bytes = os.stat(path).st_size
+        tissue = picture.sample.tissue_pixels
+        point = Point(
+            codec=codec.name,
+            layout=layout,
+            setting=codec.label(value),
+            file_bytes=file_bytes,
+            pixels=picture.wh[0] * picture.wh[1],
+            tissue_pixels=tissue,
+            bpp=8 * file_bytes / (picture.wh[0] * picture.wh[1]),
+            tissue_bpp=8 * file_bytes / tissue if tissue else None,
+            lossless=lossless,
+            metrics=metrics,
+            spectrum_ratio=spectrum,
+            encode_mpx_s=spread([megapixels / s for s in encode_s]),
+            decode_mpx_s=spread([megapixels / s for s in decode_s]),
+            encode_rss_mb=encode_mb,
+            decode_rss_mb=decode_mb,
+            views=tuple(self._views(codec, layout, path)) if at_middle else (),
+            regions=regions,
+        )
+        return point, decoded
+
+    def _encode(
+        self, codec: Codec, layout: str, value: float, path: Path, repeats: int
+    ) -> tuple[list[float], float | None]:
+        def work() -> None:
+            try:
+                codec.encode(self.picture, layout, value, path)
+            except InrwsiError:
+                raise
+            except Exception as error:  # every library has errors of its own
+                raise BrokenCodec(f"{codec.name}, {layout}, {codec.label(value)}: does not encode: {error}") from error
+
+        (_, first_s), peak_mb = with_peak(lambda: timed(work))
+        return repeated(work, first_s, repeats), peak_mb
+
+    def _decode(
+        self, codec: Codec, layout: str, path: Path, repeats: int
+    ) -> tuple[np.ndarray, list[float], float | None]:
+        """The whole picture from the file, each time opened anew."""
+
+        def whole() -> np.ndarray:
+            try:
+                with codec.open(path, layout) as reader:
+                    if reader.wh != self.picture.wh:
+                        raise BrokenCodec(
+                            f"{codec.name}, {layout}: the file says {reader.wh[0]} x {reader.wh[1]} pixels, the "
+                            f"picture has {self.picture.wh[0]} x {self.picture.wh[1]}"
+                        )
+                    return reader.read(Rect(0, 0, *self.picture.wh))
+            except BrokenCodec:
+                raise
+            except Exception as error:  # every library has errors of its own
+                raise BrokenCodec(f"{codec.name}, {layout}: its file does not decode: {error}") from error
+
+        (decoded, first_s), peak_mb = with_peak(lambda: timed(whole))
+        return decoded, repeated(whole, first_s, repeats), peak_mb
+
+    def _check(self, codec: Codec, layout: str, decoded: np.ndarray) -> None:
+        """The guards: same pixels in, the right form out."""
+        expected = (*self.picture.wh[::-1], 3)
+        if decoded.shape != expected or decoded.dtype != np.uint8:
+            raise BrokenCodec(
+                f"{codec.name}, {layout}: decodes to {decoded.dtype} {decoded.shape}, should be uint8 {expected}"
+            )
+        if self.picture.digest() != self.picture.sample.sha256:
+            raise BrokenCodec(f"{codec.name}, {layout}: changed the pixels that all codecs are given")
+
+    def _figures(
+        self, codec: Codec, layout: str, path: Path, decoded: np.ndarray
+    ) -> tuple[dict[str, float], tuple[float, ...], Regions | None, bool]:
+        picture = self.picture
+
+        def one(rect: Rect) -> quality.Tally:
+            return quality.tally(_cut(picture.pixels, rect), _cut(decoded, rect), _cut(picture.tissue, rect))
+
+        with ThreadPoolExecutor(cores()) as pool:
+            tallies = list(pool.map(one, picture.blocks))
+            looked = list(pool.map(fidelity.tally, self.references(), (_cut(decoded, r) for r in picture.blocks)))
+        fidelities = reduce(add, looked)
+        metrics = reduce(add, tallies).metrics() | fidelities.metrics()
+        if self.plan.task is not None:
+            metrics |= self._task(decoded)
+        for name, value in metrics.items():
+            if math.isnan(value):
+                raise BrokenCodec(f"{codec.name}, {layout}: {name} is not a number")
+        lossless = not any(t.whole.squares_rgb for t in tallies)
+        regions = None
+        if picture.regions:
+            with codec.open(path, layout) as reader:
+                sizes = reader.region_bytes(picture.regions)
+            if sizes is not None and not lossless:
+                regions = Regions(sizes, tuple(_mse(t) for t in tallies), tuple(_scales(t) for t in tallies))
+        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        return finite, fidelities.spectrum(), regions, lossless
+
+    def _task(self, decoded: np.ndarray) -> dict[str, float]:
+        """Figures of the user's own model, the mean over blocks."""
+        if self.plan.task is None:
+            return {}
+        found = [self.plan.task(_cut(self.picture.pixels, r), _cut(decoded, r)) for r in self.picture.blocks]
+        return {name: float(np.mean([f[name] for f in found if name in f])) for name in found[0]}
+
+    def references(self) -> list[fidelity.Reference]:
+        """What `fidelity` finds in the originals of the blocks."""
+        if self._references is None:
+            scale = {} if self.mpp_um is None else {"mpp_um": self.mpp_um}
+            with ThreadPoolExecutor(cores()) as pool:
+                self._references = list(
+                    pool.map(lambda r: fidelity.reference(_cut(self.picture.pixels, r), **scale), self.picture.blocks)
+                )
+        return self._references
+
+    def _views(self, codec: Codec, layout: str, path: Path) -> Iterator[View]:
+        for label, downsample, windows in views(self.picture, self.plan.seed):
+            ms, read = [], []
+            for window in windows:
+
+                def look(window: Rect = window, downsample: int = downsample) -> int:
+                    with codec.open(path, layout) as reader:
+                        reader.read(window, downsample)
+                        return reader.bytes_read
+
+                count, seconds = timed(look)
+                ms.append(1000 * seconds)
+                read.append(count)
+            out_wh = (windows[0].w // downsample, windows[0].h // downsample)
+            yield View(label, downsample, out_wh, spread(ms), round(sum(read) / len(read)))
+
+
+def repeated(work: Callable[[], Any], first_s: float, repeats: int) -> list[float]:
+    """Seconds of `work`, which took `first_s` the first time: up to `repeats` in all, within the budget."""
+    seconds = [first_s]
+    while len(seconds) < repeats and sum(seconds) < REPEAT_BUDGET_S:
+        seconds.append(timed(work)[1])
+    return seconds
+
+
+def views(picture: Picture, seed: int) -> list[tuple[str, int, list[Rect]]]:
+    """What a viewer asks for: label, downsample, and the same seeded places for every codec, in level-0 pixels."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for label, d in _magnifications(picture):
+        w, h = (min(VIEW_PX, side // d) * d for side in picture.wh)
+        if min(w, h) < d:
+            continue
+        places = [
+            [int(rng.integers(0, (side - s) // d + 1)) * d for side, s in zip(picture.wh, (w, h), strict=True)]
+            for _ in range(VIEW_PLACES)
+        ]
+        found.append((label, d, [Rect(x, y, w, h) for x, y in places]))
+    d = 1 << max(0, math.ceil(math.log2(max(picture.wh) / THUMBNAIL_PX)))
+    w, h = (max(d, side // d * d) for side in picture.wh)
+    if w <= picture.wh[0] and h <= picture.wh[1]:
+        found.append(("thumbnail", d, [Rect(0, 0, w, h)] * VIEW_PLACES))
+    return found
+
+
+def _magnifications(picture: Picture) -> list[tuple[str, int]]:
+    """Labels and downsamples; by magnification where the slide says its own, or its pixel size leaves no doubt."""
+    power = picture.slide.objective_power
+    if power is None and picture.slide.mpp_um is not None:
+        power = 10 / picture.slide.mpp_um  # 0.25 um a pixel is what a 40x scan has
+    if power is None:
+        return [("1:1", 1), ("1:2", 2), ("1:8", 8)]
+    steps = {f"{m}x": math.log2(power / m) for m in MAGNIFICATIONS}
+    return [(label, 1 << round(s)) for label, s in steps.items() if round(s) >= 0 and abs(s - round(s)) < 0.15]
+
+
+def middle(ladder: Sequence[float]) -> float:
+    """The setting that times are taken at."""
+    return ladder[len(ladder) // 2]
+
+
+def _cut(array: np.ndarray, rect: Rect) -> np.ndarray:
+    return array[rect.y : rect.y + rect.h, rect.x : rect.x + rect.w]
+
+
+def _mse(tally: quality.Tally) -> float:
+    return tally.whole.squares_rgb / (3 * tally.whole.px)
+
+
+def _scales(tally: quality.Tally) -> tuple[float, ...]:
+    return tuple(s / n for s, n in zip(tally.whole.scales, tally.whole.scale_windows, strict=True) if n)
+
+
+def _load_point(path: Path) -> Point | None:
+    """A point that was whole; None where there is none that can be read."""
+    try:
+        return from_dict(Point, json.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, ConfigError):
+        return None
+
+
+@cache
+def code_digest(ours: bool) -> str:
+    """Of the code that codes and measures; with `ours`, of the whole package as well."""
+    here = Path(__file__).parent
+    patterns = ("codecs*.py", "fidelity*.py", "quality.py", "tilepack.py", "sampling.py", "probe.py", "run.py")
+    files = [path for pattern in patterns for path in sorted(here.glob(pattern))]
+    if ours:
+        for package in (inrwsi, inrwsi.formats):
+            files += sorted(Path(str(package.__file__)).parent.rglob("*.py"))
+    return sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
