@@ -66,7 +66,9 @@ class Codec(Protocol):
         layouts: the ways in which it can make a file.
         ladder, quick_ladder: values to run, from few bits to many.
         max_side_px: of the picture (of a tile, in the tiled layout).
-        slow: its encoding is never repeated for a spread of times.
+        suffix: of its files.
+        ours: a model of this project: its encoding, which is a fit, is not repeated for a spread of times, and its file
+            is kept for the report.
     """
 
     name: str
@@ -75,7 +77,8 @@ class Codec(Protocol):
     ladder: tuple[float, ...]
     quick_ladder: tuple[float, ...]
     max_side_px: int
-    slow: bool
+    suffix: str
+    ours: bool
 
     def label(self, value: float) -> str:
         """The setting as it stands in tables, e.g. "q=60"."""
@@ -109,7 +112,8 @@ class StillCodec:
     libraries: tuple[str, ...]
     layouts: tuple[str, ...] = (TILED, WHOLE)
     max_side_px: int = 65_500
-    slow: bool = False
+    suffix: str = ".coded"
+    ours: bool = False
 
     def label(self, value: float) -> str:
         return self.form.format(value)

@@ -47,7 +47,8 @@ class OurCodec:
     progress: Callable[[Progress], None] | None = None
     layouts: tuple[str, ...] = (FILE,)
     max_side_px: int = 2**31
-    slow: bool = True
+    suffix: str = ".cinr"
+    ours: bool = True
 
     @property
     def about(self) -> str:

@@ -36,7 +36,8 @@ class TiffCodec:
     libraries: tuple[str, ...]
     layouts: tuple[str, ...] = (FILE,)
     max_side_px: int = 2**31
-    slow: bool = False
+    suffix: str = ".tiff"
+    ours: bool = False
 
     def label(self, value: float) -> str:
         return self.form.format(value)

@@ -157,7 +157,8 @@ def _band_power(luma: np.ndarray) -> np.ndarray:
     rows, columns = luma.shape[0] // h, luma.shape[1] // w
     blocks = luma[: rows * h, : columns * w].reshape(rows, h, columns, w).swapaxes(1, 2)
     window = (np.hanning(h + 2)[1:-1, None] * np.hanning(w + 2)[1:-1]).astype(np.float32)
-    blocks = (blocks - blocks.mean(axis=(2, 3), keepdims=True)) * window
+    # The mean in fp64, so that a block of one colour has no power at all rather than that of rounding.
+    blocks = (blocks - blocks.mean(axis=(2, 3), keepdims=True, dtype=np.float64).astype(np.float32)) * window
     spectrum = fft.rfft2(blocks)
     power = np.square(np.abs(spectrum), dtype=np.float64).sum(axis=(0, 1))
     band_of, count = _bands(h, w)

@@ -169,7 +169,7 @@ def _onnx(path: Path) -> Task:
     except Exception as error:  # its exceptions have no public base class
         raise UsageError(f"{path}: is not an ONNX model that runs here: {_first_line(error)}") from error
     inputs = session.get_inputs()
-    shape = inputs[0].shape if len(inputs) == 1 else ()
+    shape: list[Any] = list(inputs[0].shape) if len(inputs) == 1 else []
     if len(shape) != 4:
         raise UsageError(f"{path}: should have one input, (n, 3, side, side); it has {[i.shape for i in inputs]}")
     side_px = shape[2] if isinstance(shape[2], int) else SIDE_PX

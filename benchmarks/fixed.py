@@ -30,7 +30,7 @@ SEED = 2024
 
 @dataclass(frozen=True)
 class FixedSlide:
-    """A slide of the set. `halve`: the file holds the scanner's own pixels, marked by JPEG, so 2x2 means are measured."""
+    """A slide of the set. `halve`: the file has the scanner's own pixels, marked by JPEG; 2x2 means are measured."""
 
     file: str
     halve: bool = False

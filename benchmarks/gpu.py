@@ -26,11 +26,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .plain_hash_grid import plain_encode, plain_gradient
 from inrwsi.fields import encodings
 from inrwsi.fields.backends import tcnn
 from inrwsi.fields.encodings import HashGridConfig, hash_encode
 from inrwsi.fields.presets import PAPER_ENCODING
+
+from .plain_hash_grid import plain_encode, plain_gradient
 
 WHOLE_BUDGET_S = 530
 PLAIN_GRID = HashGridConfig(levels=5, features=2, log2_table=7, base_resolution=4, per_level_scale=1.5)

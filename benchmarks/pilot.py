@@ -55,7 +55,7 @@ def choose_picture(
 
 
 def pilot_count(source: SlideSource, cells: Cells, folder: Path, seed: int) -> int:
-    """Regions for a standard error of the BD-rate under `intervals.AIM_SE_PERCENT`, by a pilot on the largest sample."""
+    """Regions for a standard error of the BD-rate under `intervals.AIM_SE_PERCENT`, by coding the largest sample."""
     available = min(len(cells.ij), COUNTS[-1])
     choices = [c for c in COUNTS if c <= available] or [available]
     pool = sampled_picture(source, cells, choices[-1], seed)

@@ -64,7 +64,7 @@ def terminal_table(run: Run) -> TerminalTable:
     table = tables.points_table(run.points, tables.OVERVIEW)
     shown = TerminalTable(box=SIMPLE, title=f"{run.slide.name}: {run.sample.text}", title_justify="left")
     for i, head in enumerate(table.heads):
-        shown.add_column(head, justify="left" if i < table.words else "right", no_wrap=i < 1)
+        shown.add_column(head, justify="left" if i < table.words else "right", no_wrap=i < table.words)
     own = curves.own_codecs(run)
     for point, row in zip(run.points, table.rows, strict=True):
         shown.add_row(*row, style="bold" if point.codec in own else None)
@@ -186,6 +186,7 @@ def _method(run: Run) -> str:
         ("machine", f"{machine.cpu}, {machine.cores} cores, {machine.memory_gb:.3g} GB, {machine.platform}"),
         ("Python", machine.python),
         ("libraries", ", ".join(f"{k} {v}" for k, v in run.versions.items())),
-        ("settings", ", ".join(f"{k}={v}" for k, v in run.settings.items())),
+        ("settings", ", ".join(f"{k} {v}" for k, v in run.settings.items() if not isinstance(v, dict) and v != "")),
     ]
+    pairs += [(name, str(about)) for name, about in run.settings.get("codecs", {}).items()]
     return "".join(parts) + facts(pairs)

@@ -44,6 +44,7 @@ class Curve:
 QUALITY_CURVES = (
     Curve("psnr_rgb", "RGB PSNR", "dB", ".2f"),
     Curve("ms_ssim", "MS-SSIM", "-10 log10(1 - MS-SSIM), dB", ".4f", decibel=True),
+    Curve("worst1pct_psnr", "RGB PSNR of the worst 1 % of tiles", "dB", ".2f"),
     Curve("nuclei_f1", "Nuclei found: F1", "F1 against the original", ".3f", high=1.0),
 )
 FIDELITY_CURVES = (
@@ -52,7 +53,10 @@ FIDELITY_CURVES = (
     Curve("area_error", "Nuclei: error of the mean area", "relative error", ".3f", less_is_better=True, low=0.0),
     Curve("ciede2000", "Colour: mean CIEDE2000", "CIEDE2000", ".2f", less_is_better=True, low=0.0),
     Curve("stain_angle_deg", "Stain vectors: drift", "degrees", ".2f", less_is_better=True, low=0.0),
-    Curve("psnr_luma", "Luma PSNR", "dB", ".2f"),
+    Curve("od_drift", "Optical density: drift", "mean absolute drift", ".4f", less_is_better=True, low=0.0),
+    Curve("task_agreement", "The given model: same answers", "share of answers", ".4f", high=1.0),
+    Curve("task_correlation", "The given model: correlation", "Pearson's r", ".4f", high=1.0),
+    Curve("spectrum_ratio", "Fine detail: power kept", "power above 0.25 cycles a pixel", ".3f"),
 )
 
 

@@ -22,7 +22,7 @@ p{max-width:78ch;margin:6px 0 12px}
 .facts b{color:var(--ink);font-weight:600}
 nav{margin:20px 0 0;display:flex;flex-wrap:wrap;gap:4px 18px;font-size:14px}
 a{color:var(--accent);text-decoration:none}a:hover{text-decoration:underline}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(200px,1fr));gap:14px;margin:26px 0 0}
+.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(240px,1fr));gap:14px;margin:26px 0 0}
 .card{background:var(--paper);border:1px solid var(--line);border-radius:8px;padding:14px 16px}
 .card b{display:block;font-size:25px;line-height:1.25;font-variant-numeric:tabular-nums;letter-spacing:-.01em}
 .card small{display:block;font-size:13px}
@@ -34,7 +34,6 @@ table{border-collapse:collapse;width:100%;font-size:13.5px;font-variant-numeric:
 th,td{padding:6px 12px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}
 th{font-weight:600;color:var(--soft);vertical-align:bottom;background:var(--paper)}
 td.w,th.w{text-align:left}
-td.w{white-space:normal}
 tbody tr:last-child td{border-bottom:0}
 tr.own td{background:var(--tint)}
 tr.last td{font-weight:600}
@@ -47,7 +46,7 @@ figcaption b{color:var(--ink)}
 .own figcaption b{color:var(--accent)}
 .map{display:flex;flex-wrap:wrap;gap:24px;align-items:flex-start}
 .map img{max-width:100%;height:auto;border-radius:6px;display:block}
-.map figure{flex:0 1 640px;min-width:280px}
+.map figure{flex:0 1 560px;min-width:280px}
 .map .scroll{flex:1 1 380px;margin:0}
 .ramp{display:flex;align-items:center;gap:8px;font-size:13px;color:var(--soft);margin-top:8px}
 .ramp img{height:12px;width:180px;border-radius:2px;image-rendering:auto}

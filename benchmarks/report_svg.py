@@ -16,8 +16,8 @@ LEGEND_PX = 148
 DOT_PX = 3.4
 COLOURS = 12
 
-# Twelve hues that stay apart for the common kinds of colour blindness when taken with the markers; the second of a
-# pair is for a dark page. Class c0 is kept for what a page is about.
+# Hues that share a marker (every fourth) are far apart; the second of a pair is for a dark page. Class c0 is kept for
+# what a page is about.
 _HUES = (
     ("#c2255c", "#ff6b9d"),
     ("#1c6fb8", "#6cb6ff"),
@@ -25,10 +25,10 @@ _HUES = (
     ("#b36200", "#ffb454"),
     ("#6741d9", "#b197fc"),
     ("#5c7a00", "#b5d64a"),
-    ("#0c8599", "#3bc9db"),
-    ("#8a5a44", "#d9a58b"),
-    ("#495057", "#adb5bd"),
     ("#a61e9a", "#e599f7"),
+    ("#495057", "#adb5bd"),
+    ("#8a5a44", "#d9a58b"),
+    ("#0c8599", "#3bc9db"),
     ("#c92a2a", "#ff8787"),
     ("#364fc7", "#91a7ff"),
 )

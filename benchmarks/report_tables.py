@@ -94,6 +94,8 @@ FIDELITY = (
     Column("OD drift", ".4f", metric("od_drift")),
     CIEDE2000,
     Column("fine power", ".3f", metric("spectrum_ratio")),
+    Column("task agreement", ".4f", metric("task_agreement")),
+    Column("task correlation", ".4f", metric("task_correlation")),
 )
 OVERVIEW = (BPP, PSNR, MS_SSIM, NUCLEI_F1, CIEDE2000, ENCODE, DECODE)
 
@@ -180,8 +182,8 @@ def spread(value: Spread | None, form: str = ".3g") -> str:
 
 
 def speed_table(points: Iterable[Point]) -> Table:
-    """Throughput and memory of the points that were timed."""
-    timed = [p for p in points if p.encode_mpx_s is not None or p.decode_mpx_s is not None]
+    """Throughput and memory at each codec's middle setting, the one that views are taken at and times repeated."""
+    timed = [p for p in points if p.views and (p.encode_mpx_s is not None or p.decode_mpx_s is not None)]
     heads = ("codec", "kept as", "setting", "encode, Mpx/s", "decode, Mpx/s", "encode, MB", "decode, MB")
     rows = tuple(
         (
@@ -216,19 +218,17 @@ def bytes_table(where: ByteMap) -> Table:
     """Every byte of the file: chunks an octave, sections, index. The last row is the file's size."""
     pixels = where.l0_wh[0] * where.l0_wh[1]
 
-    def row(what: str, detail: str, count: int) -> tuple[str, ...]:
-        return what, detail, f"{count:,}", f"{count / where.file_bytes:.1%}", f"{8 * count / pixels:.4f}"
+    def row(what: str, count: int, chunks: str = "", blank: str = "") -> tuple[str, ...]:
+        return what, chunks, blank, f"{count:,}", f"{count / where.file_bytes:.1%}", f"{8 * count / pixels:.4f}"
 
-    rows = []
-    for octave in where.octaves:
-        coded = octave.chunk_bytes.size - octave.blank_chunks
-        detail = f"{coded:,} chunks, {octave.blank_chunks:,} blank"
-        rows.append(row(f"octave {octave.octave} (1/{2**octave.octave})", detail, int(octave.chunk_bytes.sum())))
-    rows += [row(SECTIONS.get(kind, kind), "", count) for kind, count in where.section_bytes.items()]
+    rows = [
+        row(f"octave {o.octave}", int(o.chunk_bytes.sum()), f"{o.chunk_bytes.size:,}", f"{o.blank_chunks:,}")
+        for o in where.octaves
+    ]
+    rows += [row(SECTIONS.get(kind, kind), count) for kind, count in where.section_bytes.items()]
     rest = where.file_bytes - sum(int(o.chunk_bytes.sum()) for o in where.octaves) - sum(where.section_bytes.values())
-    rows.append(row("index and tables", "", rest))
-    rows.append(row("the file", "", where.file_bytes))
-    return Table(("part", "", "bytes", "share", "bits a pixel"), tuple(rows), 2)
+    rows += [row("index and tables", rest), row("the file", where.file_bytes)]
+    return Table(("part", "chunks", "blank", "bytes", "share", "bits a pixel"), tuple(rows), 1)
 
 
 def sample_table(run: Run) -> Table:

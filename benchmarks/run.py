@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, reduce
 from hashlib import sha256
+from itertools import product
 from operator import add
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,11 @@ from inrwsi.progress import Progress
 
 from . import fidelity, quality
 from .codecs import FILE, TILED, WHOLE, BrokenCodec, Codec
+from .fidelity_task import Task
 from .intervals import bd_rows, wide
 from .probe import cores, library_versions, machine, spread, timed, with_peak
 from .results import Point, Regions, Run, View, save
-from .sampling import Picture
+from .sampling import TILE_PX, Picture
 
 REPEATS = 3
 REPEAT_BUDGET_S = 20.0  # what took longer than this in all is not repeated again
@@ -44,7 +46,6 @@ VIEW_PLACES = 3
 THUMBNAIL_PX = 512
 MAGNIFICATIONS = (40, 20, 5)
 Report = Callable[[Progress], None]
-TaskMeasure = Callable[[np.ndarray, np.ndarray], dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Plan:
         middle_only: the middle setting of each ladder alone: for times.
         with_source: the slide's own file as a point, where it is what was measured.
         folder: for coded files and partial results; made if it is not there.
-        task: more figures of (original, decoded), (h, w, 3) uint8 each; `task_name` says of what.
+        task: a model to ask of the originals and of what was decoded.
         report: told how it goes.
     """
 
@@ -70,8 +71,7 @@ class Plan:
     layouts: tuple[str, ...] = (TILED, WHOLE, FILE)
     middle_only: bool = False
     with_source: bool = True
-    task: TaskMeasure | None = None
-    task_name: str = ""
+    task: Task | None = None
     report: Report = lambda _: None
 
     def points(self, picture: Picture) -> list[tuple[Codec, str, float]]:
@@ -131,7 +131,7 @@ def run_all(source: SlideSource, bench: Bench, *, command: str) -> Run:
             "seed": plan.seed,
             "threads": cores(),
             "repeats_at_middle_setting": REPEATS,
-            "task": plan.task_name,
+            "task": Path(plan.task.name).name if plan.task else "",
             "codecs": {codec.name: codec.about for codec in plan.codecs},
         },
         points=tuple(points),
@@ -165,6 +165,7 @@ class Bench:
     def __init__(self, picture: Picture, plan: Plan) -> None:
         self.picture, self.plan = picture, plan
         self.mpp_um = picture.slide.mpp_um
+        self._task_digest = sha256(Path(plan.task.name).read_bytes()).hexdigest() if plan.task else ""
         self._references: list[fidelity.Reference] | None = None
         plan.folder.mkdir(parents=True, exist_ok=True)
 
@@ -175,7 +176,7 @@ class Bench:
         known = _load_point(partial)
         if known is not None:
             return known
-        coded = self.plan.folder / f"{key}.coded"
+        coded = self.plan.folder / f"{key}{codec.suffix}"
         try:
             point, decoded = self._measure(codec, layout, value, coded)
             self._keep(key, codec, coded, decoded)
@@ -188,19 +189,22 @@ class Bench:
         """Names a point by all that it depends on."""
         facts = [
             *(codec.name, codec.about, layout, codec.label(value), self.picture.sample.sha256, cores()),
-            *(codec.versions(), library_versions(), self.plan.task_name, str(self.mpp_um), self.plan.seed),
-            code_digest(codec.slow),
+            *(codec.versions(), library_versions(), self._task_digest, str(self.mpp_um), self.plan.seed),
+            code_digest(codec.ours),
         ]
         digest = sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         return f"{codec.name}-{layout}-{digest[:16]}"
 
     def shown(self) -> Rect:
-        """The block that a report may show: the one whose luma varies most."""
+        """The square that a report may show: the one whose luma varies most, chosen by the original alone."""
 
         def variance(rect: Rect) -> float:
             return float(quality.luma_of(_cut(self.picture.pixels, rect)).var())
 
-        return max(self.picture.blocks, key=variance)
+        w, h = self.picture.wh
+        corners = product(range(0, max(1, h - TILE_PX + 1), TILE_PX), range(0, max(1, w - TILE_PX + 1), TILE_PX))
+        squares = [Rect(x, y, TILE_PX, TILE_PX).intersect(Rect(0, 0, w, h)) for y, x in corners]
+        return max(squares, key=variance)
 
     def shown_pixels(self, point: Point) -> np.ndarray | None:
         """The shown block as it came back at `point`, (h, w, 3) uint8; None where it was not kept."""
@@ -209,7 +213,7 @@ class Bench:
 
     def kept_file(self, point: Point) -> Path | None:
         """The file of one of our models at `point`; None where it was not kept."""
-        return self._kept(point, "cinr")
+        return self._kept(point, "kept.cinr")
 
     def _kept(self, point: Point, suffix: str) -> Path | None:
         for codec, layout, value in self.plan.points(self.picture):
@@ -220,16 +224,15 @@ class Bench:
 
     def _keep(self, key: str, codec: Codec, coded: Path, decoded: np.ndarray) -> None:
         """What a report shows of a point: one block as it came back, and a file of ours whole."""
-        if self.picture.regions:
-            shown = np.ascontiguousarray(_cut(decoded, self.shown()))
-            (self.plan.folder / f"{key}.png").write_bytes(imagecodecs.png_encode(shown, level=1))
-        if codec.slow:
-            os.replace(coded, self.plan.folder / f"{key}.cinr")
+        shown = np.ascontiguousarray(_cut(decoded, self.shown()))
+        (self.plan.folder / f"{key}.png").write_bytes(imagecodecs.png_encode(shown, level=1))
+        if codec.ours:
+            os.replace(coded, self.plan.folder / f"{key}.kept{codec.suffix}")
 
     def _measure(self, codec: Codec, layout: str, value: float, path: Path) -> tuple[Point, np.ndarray]:
         picture = self.picture
         at_middle = value == middle(values(codec, layout, self.plan.quick))
-        repeats = REPEATS if at_middle and not codec.slow else 1
+        repeats = REPEATS if at_middle and not codec.ours else 1
         encode_s, encode_mb = self._encode(codec, layout, value, path, repeats)
         decoded, decode_s, decode_mb = self._decode(codec, layout, path, repeats)
         self._check(codec, layout, decoded)
@@ -317,8 +320,7 @@ class Bench:
             looked = list(pool.map(fidelity.tally, self.references(), (_cut(decoded, r) for r in picture.blocks)))
         fidelities = reduce(add, looked)
         metrics = reduce(add, tallies).metrics() | fidelities.metrics()
-        if self.plan.task is not None:
-            metrics |= self._task(decoded)
+        metrics |= self._task(decoded)
         for name, value in metrics.items():
             if math.isnan(value):
                 raise BrokenCodec(f"{codec.name}, {layout}: {name} is not a number")
@@ -333,11 +335,12 @@ class Bench:
         return finite, fidelities.spectrum(), regions, lossless
 
     def _task(self, decoded: np.ndarray) -> dict[str, float]:
-        """Figures of the user's own model, the mean over blocks."""
+        """Figures of the user's own model."""
         if self.plan.task is None:
             return {}
-        found = [self.plan.task(_cut(self.picture.pixels, r), _cut(decoded, r)) for r in self.picture.blocks]
-        return {name: float(np.mean([f[name] for f in found if name in f])) for name in found[0]}
+        blocks = self.picture.blocks
+        found = (self.plan.task.agreement(_cut(self.picture.pixels, r), _cut(decoded, r)) for r in blocks)
+        return reduce(add, found).metrics()
 
     def references(self) -> list[fidelity.Reference]:
         """What `fidelity` finds in the originals of the blocks."""

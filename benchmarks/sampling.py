@@ -176,8 +176,8 @@ def sampled_picture(source: SlideSource, cells: Cells, count: int, seed: int, *,
     every = "all" if len(chosen) == len(cells.ij) else "a stratified, seeded sample"
     text = (
         f"{len(chosen)} of the slide's {len(cells.ij)} squares of {TILE_PX} pixels with tissue, {every}, laid out "
-        f"as a mosaic of {columns} x {rows}; every codec was given this mosaic, and .cinr files were encoded from it as a "
-        "slide"
+        f"as a mosaic of {columns} x {rows}; every codec was given this mosaic, and .cinr files were encoded from it "
+        "as a slide"
     )
     strata = tuple(Stratum(n, int(p), int(m)) for n, p, m in zip(cells.names, there, taken, strict=True) if p)
     l0_xy = tuple((int(i) * TILE_PX, int(j) * TILE_PX) for i, j in cells.ij[chosen])

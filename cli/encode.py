@@ -59,7 +59,7 @@ Examples:
 @click.option(
     "--passes",
     type=click.IntRange(1, 10_000),
-    default=10,
+    default=6,
     show_default=True,
     metavar="N",
     help="How often the fit sees each pixel of tissue: more is slower and sharper.",

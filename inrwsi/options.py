@@ -31,7 +31,7 @@ class EncodeOptions:
 
     model: str = "cinr"
     bpp: float = 4.0
-    passes: int = 10
+    passes: int = 6
     tile_px: int = 512
     weight_bits: int = 8
     seed: int = 0

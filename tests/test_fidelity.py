@@ -179,8 +179,8 @@ def test_a_shifted_hue_is_caught(tissue: np.ndarray, tissue_reference: fidelity.
     shifted = tissue.copy()
     shifted[..., 0] = np.minimum(tissue[..., 0].astype(int) + 12, 255)
     found = fidelity.tally(tissue_reference, shifted).metrics()
-    assert found["ciede2000"] > 2 * good["ciede2000"]
-    assert found["stain_angle_deg"] > good["stain_angle_deg"] + 2
+    assert found["ciede2000"] > good["ciede2000"] + 1
+    assert found["stain_angle_deg"] > 2 * good["stain_angle_deg"]
     assert found["od_drift"] > 5 * good["od_drift"]
     assert found["spectrum_ratio"] == pytest.approx(1, abs=0.02)
 
@@ -198,7 +198,7 @@ def test_half_the_contrast_is_a_quarter_of_the_power() -> None:
 
 def test_a_wave_lies_in_its_band() -> None:
     y, x = np.mgrid[:256, :256]
-    for cycles, band in ((40, 5), (100, 12)):  # of 256 pixels; a band is 8 wide
+    for cycles, band in ((44, 5), (100, 12)):  # of 256 pixels; a band is 8 wide
         wave = np.rint(128 + 100 * np.sin(2 * np.pi * (0.6 * x + 0.8 * y) * cycles / 256))
         power = fidelity.reference(wave[..., None].repeat(3, axis=2).astype(np.uint8)).power
         assert power[band] / power.sum() > 0.97

@@ -158,6 +158,7 @@ class NetworkFit:
             eps=1e-12,
         )
         self.step_number = 0
+        self.rounding_from = int(steps * FLOAT_SHARE)
         self.out_scale: dict[str, float] = {}
         self.level_scale: list[float] = []
         self._queue: list[list[Patch]] = []
@@ -172,7 +173,7 @@ class NetworkFit:
 
     def step(self) -> tuple[int, float]:
         """One step of Adam. Returns the pixels fitted and the batch's mean squared error (of samples 0..255)."""
-        if not self.quantised and self.step_number >= int(self.steps * FLOAT_SHARE):
+        if not self.quantised and self.step_number >= self.rounding_from:
             self._begin_rounding()
         batch = self._next_batch()
         share = 1.0 if self.schedule.constant else cosine(self.step_number, self.steps)
