@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -50,7 +50,9 @@ class TiffCodec:
         with tifffile.TiffWriter(path, bigtiff=picture.pixels.nbytes > 2**31) as tiff:
             for number in range(64):
                 tiff.write(
-                    level,
+                    _tiles(level),
+                    shape=level.shape,
+                    dtype=level.dtype,
                     tile=(TILE_PX, TILE_PX),
                     compression=self.compression,
                     compressionargs={"level": int(value), **dict(self.options)},
@@ -65,6 +67,14 @@ class TiffCodec:
 
     def open(self, path: Path, layout: str) -> Reader:
         return _TiffReader(path)
+
+
+def _tiles(pixels: np.ndarray) -> Iterator[np.ndarray]:
+    """Tiles row by row, all of one size: those at the edge are filled up with their last row and column."""
+    for y in range(0, pixels.shape[0], TILE_PX):
+        for x in range(0, pixels.shape[1], TILE_PX):
+            tile = pixels[y : y + TILE_PX, x : x + TILE_PX]
+            yield np.pad(tile, ((0, TILE_PX - tile.shape[0]), (0, TILE_PX - tile.shape[1]), (0, 0)), mode="edge")
 
 
 def _half(pixels: np.ndarray) -> np.ndarray:
@@ -128,7 +138,7 @@ TIFF_CODECS: tuple[TiffCodec, ...] = (
         (10, 25, 50, 75, 90),
         (25, 60, 90),
         "jpeg",
-        (),
+        (("colorspace", "rgb"), ("outcolorspace", "ycbcr")),
         (("photometric", "ycbcr"), ("subsampling", (2, 2))),
         ("jpeg8",),
     ),

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from inrwsi.fields import encodings
 from inrwsi.fields.backends import tcnn
+from inrwsi.fields.cinr import CinrConfig, IntegerField
 from inrwsi.fields.encodings import HashGridConfig, hash_encode
 from inrwsi.fields.presets import PAPER_ENCODING
 
@@ -197,6 +198,30 @@ def parity_tcnn(ctx: Context) -> dict[str, Any]:
     return _all_ok({"forward": forward, "gradient": difference(module.params.grad.view_as(grad), grad, 5e-2)})
 
 
+def parity_decode(ctx: Context) -> dict[str, Any]:
+    """Pixels of a tile of the `cinr` model on the device against the CPU's: the same bits, native and between."""
+    width = 8 if ctx.quick else 32
+    config = CinrConfig(6, 4, 20, 8, 1.7, width=width, channels=3, table_bits=4, weight_bits=8)
+    rng = np.random.default_rng(8)
+    weights: dict[str, np.ndarray] = {}
+    for name, (shape, dtype) in config.weight_tensors().items():
+        if name.endswith(".weight"):
+            weights[name] = rng.integers(-127, 128, shape).astype(dtype)
+        else:
+            weights[name] = rng.uniform(1e-3, 2e-3, shape).astype(dtype)
+    weights["table.gain"][:] = 18
+    table = torch.from_numpy(rng.integers(-7, 8, (config.grid.entry_count, 4))).float()
+    fields = [(IntegerField(config, 512, weights, d), d) for d in (torch.device("cpu"), ctx.device)]
+    result = {}
+    for finer in (1, 3):
+        here, there = (field.block(table.to(device), (40, 60), (96, 64), finer) for field, device in fields)
+        result[f"samples_a_pixel_{finer}"] = {
+            "differing": int((here != there).sum()),
+            "ok": np.array_equal(here, there),
+        }
+    return _all_ok(result)
+
+
 def seconds_a_call(run: Callable[[], object], ctx: Context, until: float) -> float:
     """Median of up to ten calls after one to warm up; fewer where `until` comes first, at least one."""
     run()
@@ -246,6 +271,7 @@ STEPS = (
     Step("parity_plain", 30, parity_plain),
     Step("parity_cpu", 60, parity_cpu),
     Step("repeatable", 30, repeatable),
+    Step("parity_decode", 30, parity_decode),
     Step("parity_tcnn", 60, parity_tcnn),
     Step("throughput", 180, throughput),
 )

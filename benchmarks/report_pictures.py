@@ -208,5 +208,5 @@ def jpeg_address(pixels: np.ndarray) -> str:
     return _address("jpeg", imagecodecs.jpeg8_encode(np.ascontiguousarray(pixels), level=85))
 
 
-def _address(kind: str, data: bytes) -> str:
+def _address(kind: str, data: bytes | bytearray) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"

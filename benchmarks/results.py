@@ -91,9 +91,9 @@ class Point:
     pixels: int
     tissue_pixels: int
     bpp: float
-    tissue_bpp: float | None
     lossless: bool
     metrics: dict[str, float]
+    tissue_bpp: float | None = None
     spectrum_ratio: tuple[float, ...] = ()
     encode_mpx_s: Spread | None = None
     decode_mpx_s: Spread | None = None
@@ -178,11 +178,11 @@ class Slide:
     name: str
     width: int
     height: int
-    mpp_um: float | None
-    objective_power: float | None
     bytes_on_disk: int
     tissue_share: float
     halved: bool
+    mpp_um: float | None = None
+    objective_power: float | None = None
 
 
 @dataclass(frozen=True)

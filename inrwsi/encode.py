@@ -55,7 +55,7 @@ def encode(
         out: the file to write, ending in `.cinr`. It appears whole, at the end.
         progress: called now and then with what is done.
         resume: go on with what an interrupted encoding of the same source and settings left in `OUT.work`.
-        overwrite: replace an existing file.
+        overwrite: replace an existing file, and begin again where an interrupted encoding lies.
 
     Raises:
         UsageError: the source or the options cannot be encoded, or the output cannot be written.
@@ -69,7 +69,7 @@ def encode(
     tissue = tissue_mask(overview, source.background)
     config = config_for_bpp(options.bpp, options.tile_px, source.channels, options.weight_bits)
     header = _header(source, config, options)
-    job = Job(out, _about(source, overview, config, options), resume=resume)
+    job = Job(out, _about(source, overview, config, options), resume=resume, overwrite=overwrite)
     try:
         coder = _Coder(source, header, config, options, job, device, report)
         coder.scan(glass_colour(overview, source.background))

@@ -36,17 +36,23 @@ class Job:
         out: the output file.
         about: what is encoded and how, as JSON values.
         resume: go on from what is there, if it is of the same `about`.
+        overwrite: begin again where something is there.
 
     Raises:
-        UsageError: there is something to resume but of another source or other settings, or the folder cannot be made.
+        UsageError: there is something to resume and nobody said what to do with it, or it is of another source or
+            other settings, or the folder cannot be made.
     """
 
-    def __init__(self, out: Path, about: dict[str, Any], *, resume: bool) -> None:
+    def __init__(self, out: Path, about: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
         self.folder = out.with_name(out.name + ".work")
         known = self.folder / "job.json"
         try:
             if resume and known.exists():
                 self._check_same(known, about)
+            elif known.exists() and not overwrite:
+                raise UsageError(
+                    f"{self.folder}: holds an interrupted encoding; --resume goes on with it, --overwrite begins again"
+                )
             else:
                 shutil.rmtree(self.folder, ignore_errors=True)
                 self.folder.mkdir(parents=False)
@@ -61,12 +67,12 @@ class Job:
         try:
             before = json.loads(known.read_text())
         except ValueError:
-            raise UsageError(f"{known}: is not readable; encode again without --resume") from None
+            raise UsageError(f"{known}: is not readable; encode again with --overwrite") from None
         for key in sorted(before.keys() | about.keys()):
             if before.get(key) != about.get(key):
                 raise UsageError(
                     f"{known.parent}: was begun with {key} {before.get(key)}, now it is {about.get(key)}; "
-                    "use the same settings, or encode again without --resume"
+                    "use the same settings, or encode again with --overwrite"
                 )
 
     def _open_log(self) -> BinaryIO:
@@ -122,7 +128,7 @@ class Job:
             tensors = load(path.read_bytes())
             return tensors, json.loads(tensors.pop(_META).tobytes())
         except (SafetensorError, KeyError, ValueError):
-            raise UsageError(f"{path}: is damaged; encode again without --resume") from None
+            raise UsageError(f"{path}: is damaged; encode again with --overwrite") from None
 
     def close(self) -> None:
         self._log.close()

@@ -82,25 +82,13 @@ def synthetic_point(codec: str, layout: str, gain_db: float, bpp: float) -> Poin
 def synthetic_run(name: str = "made-up slide <&> \"'.svs") -> Run:
     """One slide with a name that would break careless HTML."""
     points = [synthetic_point(*c, bpp) for c in CODECS for bpp in (0.3, 0.6, 1.1, 2.3)]
-    source = Point("source", "file", "as it is", 9_000_000, PIXELS, TISSUE_PIXELS, 17.166, 24.0, True, {})
-    lossless = Point("jpegxl-lossless", "tiled512", "d=0", 4_900_000, PIXELS, TISSUE_PIXELS, 9.3460083, 13.1, True, {})
-    bd = [
-        BdRow(
-            c,
-            layout,
-            "jpeg-420",
-            "tiled512",
-            m,
-            -11.04 * g,
-            -11.04 * g - 3.5,
-            -11.04 * g + 2.25,
-            0.8,
-            (25.5, 33.25),
-            0.31 * g,
-        )
-        for c, layout, g in CODECS[1:6]
-        for m in ("psnr_rgb", "ms_ssim")
-    ]
+    source = Point("source", "file", "as it is", 9_000_000, PIXELS, TISSUE_PIXELS, 17.166, True, {}, tissue_bpp=24.0)
+    lossless = Point("jpegxl-lossless", "tiled512", "d=0", 4_900_000, PIXELS, TISSUE_PIXELS, 9.3460083, True, {}, tissue_bpp=13.1)
+    bd = []
+    for codec, layout, gain in CODECS[1:6]:
+        rate = -11.04 * gain
+        numbers = (rate, rate - 3.5, rate + 2.25, 0.8, (25.5, 33.25), 0.31 * gain)
+        bd += [BdRow(codec, layout, "jpeg-420", "tiled512", m, *numbers) for m in ("psnr_rgb", "ms_ssim")]
     bd.append(BdRow("cinr", "file", "jpeg-420", "tiled512", "psnr_rgb", 135.6, 120.25, 151.0, 7.7, (25.5, 28.5), -4.2))
     bd.append(BdRow("cinr", "file", "jpeg-420", "tiled512", "ms_ssim", refused="a common range of 1.2 dB, not 2"))
     return Run(
@@ -108,7 +96,7 @@ def synthetic_run(name: str = "made-up slide <&> \"'.svs") -> Run:
         created_utc="2026-01-02T03:04:05+00:00",
         machine=Machine("made-up", "no processor", 2, 7.8, "3.11.0"),
         versions={"jpegxl": "0.11.1", "avif": "1.4.0"},
-        slide=Slide(name, 20000, 15000, 0.4942, 20.0, 9_000_000, 0.71, False),
+        slide=Slide(name, 20000, 15000, 9_000_000, 0.71, False, 0.4942, 20.0),
         sample=Sample(
             "made-up numbers, nothing was measured",
             False,

@@ -32,12 +32,12 @@ def test_three_db_an_octave_is_three_db_of_quality() -> None:
 
 
 def test_only_the_common_range_counts() -> None:
-    # Equal to the reference below 36 dB, twice its bits above; the reference ends at 36 dB.
+    # Equal to the reference up to 36 dB, where that ends, and then a fourfold of bits in one step.
     test = bd.curve([(1, 30), (2, 33), (4, 36), (16, 39)])
     rate, common = bd.bd_rate(test, bd.curve(STRAIGHT[:3]))
     assert common == (30, 36)
-    # PCHIP's slope at 36 dB is a mean of both sides, so the curve already leaves the line a little below it.
-    assert 0 < rate < 6
+    # PCHIP's slope at 36 dB is a mean of both sides, so the curve bends a little below it; nothing above counts.
+    assert abs(rate) < 1
     same, _ = bd.bd_rate(bd.curve(STRAIGHT[:3]), bd.curve(STRAIGHT))
     assert same == pytest.approx(0)
 
@@ -91,7 +91,7 @@ def test_too_little_in_common_is_refused_not_extrapolated() -> None:
     above = bd.curve([(r, q + 7.5) for r, q in STRAIGHT])
     with pytest.raises(bd.NoCommonRange, match=r"1\.50 dB in common; at least 2 dB"):
         bd.bd_rate(above, bd.curve(STRAIGHT))
-    with pytest.raises(bd.NoCommonRange, match="factor of 1.5"):
+    with pytest.raises(bd.NoCommonRange, match=r"factor of 1\.5"):
         bd.bd_quality(scaled(7), scaled(1))
 
 
@@ -162,7 +162,7 @@ def test_the_number_of_regions_follows_the_error() -> None:
 
 def test_rows_are_of_every_codec_against_the_references_and_say_why_not() -> None:
     good, other = points("jpeg-420", np.ones(4)), points("webp", np.full(4, 0.8))
-    lossless = Point("jpegxl-lossless", "tiled512", "lossless", 9, 8, 8, 9.0, None, True, {})
+    lossless = Point("jpegxl-lossless", "tiled512", "lossless", 9, 8, 8, 9.0, True, {})
     short = points("avif", np.ones(4))[:2]
     rows = intervals.bd_rows([*good, *other, lossless, *short], seed=0)
     found = {(r.codec, r.reference, r.metric): r for r in rows}

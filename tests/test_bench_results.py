@@ -22,9 +22,9 @@ def point(codec: str = "avif") -> Point:
         262144,
         200000,
         8 * 12345 / 262144,
-        8 * 12345 / 200000,
         False,
         {"psnr_rgb": 34.56789},
+        tissue_bpp=8 * 12345 / 200000,
         spectrum_ratio=(1.0, 0.5),
         encode_mpx_s=Spread(0.1, 0.2, 0.30000000004, 3),
         views=(View("20x", 1, (512, 512), Spread(1, 2, 3, 3), 4000),),
@@ -38,7 +38,7 @@ def run(slide: str = "a.svs", rate: float | None = -25.0) -> Run:
         "2026-01-01T00:00:00+00:00",
         Machine("Linux", "a cpu", 2, 8.0, "3.11.1"),
         {"imagecodecs": "1"},
-        Slide(slide, 5000, 4000, 0.5, None, 99, 0.25, False),
+        Slide(slide, 5000, 4000, 99, 0.25, False, 0.5),
         Sample("four", False, 0, 512, 40, (Stratum("edge", 40, 2),), ((0, 0), (512, 0)), (1024, 512), 200000, "ab"),
         {"quick": True, "codecs": {"avif": "an about"}},
         (point(),),
@@ -51,6 +51,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
     results.save(run(), path)
     back = results.load(Run, path)
     assert back.points[0].file_bytes == 12345
+    assert (back.slide.mpp_um, back.slide.objective_power) == (0.5, None)
     assert back.points[0].metrics == {"psnr_rgb": 34.56789}
     assert back.points[0].regions == point().regions
     assert back.points[0].encode_mpx_s == Spread(0.1, 0.2, 0.3, 3)
@@ -66,7 +67,7 @@ def test_a_run_of_another_form_is_refused(tmp_path: Path) -> None:
     data = json.loads(path.read_text())
     data["points"][0]["file_bytes_estimate"] = 1
     path.write_text(json.dumps(data))
-    with pytest.raises(UsageError, match="file_bytes_estimate.*is not a known key"):
+    with pytest.raises(UsageError, match=r"file_bytes_estimate.*is not a known key"):
         results.load(Run, path)
     with pytest.raises(UsageError, match="no such file"):
         results.load(Run, tmp_path / "absent.json")
@@ -74,12 +75,12 @@ def test_a_run_of_another_form_is_refused(tmp_path: Path) -> None:
 
 def test_not_a_number_cannot_be_saved(tmp_path: Path) -> None:
     path = tmp_path / "point.json"
-    bad = Point("a", "tiled512", "q", 1, 1, 1, 8.0, None, False, {"psnr_rgb": float("nan")})
+    bad = Point("a", "tiled512", "q", 1, 1, 1, 8.0, False, {"psnr_rgb": float("nan")})
     with pytest.raises(ValueError, match="Out of range float"):
         results.save(bad, path)
     assert not path.exists()
     with pytest.raises(ConfigError, match="layout"):
-        Point("a", "tiles", "q", 1, 1, 1, 8.0, None, False, {})
+        Point("a", "tiles", "q", 1, 1, 1, 8.0, False, {})
 
 
 def test_the_mean_over_slides_counts_those_that_could_be_compared() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -36,7 +37,6 @@ from inrwsi.formats.container import Container
 from tests.format.files import small_file
 from tests.synthetic_run import synthetic_pictures, synthetic_run
 
-VOID = {"meta", "img", "br", "rect", "circle", "path"}
 KEPT = {"tiled512": "512 px tiles", "whole": "one picture", "file": "its own file"}
 
 
@@ -54,7 +54,6 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        # Of the drawn shapes only those that have a title are closed by a tag of their own.
         if tag not in {"meta", "img", "br"}:
             self.open.append(tag)
         if tag == "table":
@@ -172,7 +171,7 @@ def test_bd_rates_stand_with_interval_range_and_refusal(written: tuple[Page, dic
 
 
 def test_times_views_and_bytes_of_the_file(written: tuple[Page, dict[str, Any], str]) -> None:
-    page, data, _ = written
+    page, _, _ = written
     (jpeg,) = [r for r in page.table("encode, MB") if r["codec"] == "jpeg-420"]
     # Of 9.3 / 1.1, 8.1 / 1.1 and 11.7 / 1.1; a single measurement has no spread to show.
     assert (jpeg["encode, Mpx/s"], jpeg["decode, Mpx/s"]) == ("8.45 (7.36 to 10.6)", "21.5")
@@ -189,7 +188,7 @@ def test_times_views_and_bytes_of_the_file(written: tuple[Page, dict[str, Any], 
 
 
 def test_method_names_command_machine_pixels_and_versions(written: tuple[Page, dict[str, Any], str]) -> None:
-    page, data, text = written
+    page, _, _ = written
     words = " ".join(page.words)
     for want in (
         *("inrwsi bench made-up.svs --quick", "ab" * 32, "jpegxl 0.11.1, avif 1.4.0", "no processor, 2 cores"),
@@ -211,24 +210,11 @@ def test_json_is_the_run_and_the_page_is_the_same_each_time(tmp_path: Path) -> N
 
 
 def test_terminal_shows_every_point() -> None:
-    console = Console(width=160, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=160, record=True, file=io.StringIO())
     console.print(report.terminal_table(synthetic_run()))
-    console.file.close()
     lines = [line.split() for line in console.export_text().splitlines()]
-    assert [
-        "jpegxl",
-        "512",
-        "px",
-        "tiles",
-        "q=1.1",
-        "1.100",
-        "33.53",
-        "0.9861",
-        "0.958",
-        "0.86",
-        "8.45",
-        "21.5",
-    ] in lines
+    shown = [" ".join(line) for line in lines]
+    assert "jpegxl 512 px tiles q=1.1 1.100 33.53 0.9861 0.958 0.86 8.45 21.5" in shown
     assert sum("q=0.6" in line for line in lines) == 7
 
 
@@ -239,18 +225,8 @@ def test_curves_are_where_the_numbers_are() -> None:
     assert '<path class="line" d="M58.0 356.0L480.0 34.0"/>' in drawn
     assert '<circle class="mark" cx="480.0" cy="34.0" r="3.4"><title>high</title></circle>' in drawn
     assert '<circle class="open" cx="198.7" cy="34.0" r="3.4"><title>exact</title></circle>' in drawn
-    assert [t for t in re.findall(r">([\d.]+)</text>", drawn)] == [
-        "0.5",
-        "1",
-        "2",
-        "4",
-        "20",
-        "22",
-        "24",
-        "26",
-        "28",
-        "30",
-    ]
+    ticks = re.findall(r">([\d.]+)</text>", drawn)
+    assert ticks == ["0.5", "1", "2", "4", "20", "22", "24", "26", "28", "30"]
     assert "nothing was measured" in chart("t", Axis("x"), Axis("y"), [])
     assert chart("<", Axis("&"), Axis("y"), [series]).count("&lt;") == 2
 
@@ -271,7 +247,7 @@ def test_codecs_keep_their_colour_and_ours_comes_first() -> None:
     drawn = draw(run, QUALITY_CURVES[0])
     keys = re.findall(r'<g class="(c\d+)[ a-z]*"><path class="line" d="[^L]*?"/><.*?class="key"[^>]*>([^<]+)<', drawn)
     assert keys[0] == ("c0", "cinr")
-    assert dict((n, int(c[1:])) for c, n in keys).items() <= colours(run).items()
+    assert {n: int(c[1:]) for c, n in keys}.items() <= colours(run).items()
     # What has no error is shown, at the edge; what is far beyond the others' rates is not.
     assert "jpegxl-lossless, 512 px tiles, d=0: 9.346 bpp, RGB PSNR ∞" in drawn
     assert "source" not in drawn
@@ -348,7 +324,7 @@ def test_differences_and_crops() -> None:
     flat[200:392:2, 384:576] = 20
     assert richest_window(flat) == (384, 192, 192, 192)
     assert richest_window(flat[:50, :70]) == (0, 0, 70, 50)
-    with pytest.raises(UsageError, match=r"region 3, .*|crop a: pictures must be uint8"):
+    with pytest.raises(UsageError, match="crop a: pictures must be uint8"):
         Crop("a", original, (synthetic_pictures().crops[0].decoded[0],))
 
 

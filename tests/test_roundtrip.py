@@ -181,6 +181,8 @@ def test_a_resumed_encoding_gives_the_same_file(
         with pytest.raises(_Stop):
             encode(source, out, options, progress=stop)
         assert sorted(p.name for p in tmp_path.iterdir()) == ["slide.cinr.work"]
+        with pytest.raises(UsageError, match="--resume goes on with it, --overwrite begins again"):
+            encode(source, out, options)
         with pytest.raises(UsageError, match="was begun with passes 2, now it is 3"):
             encode(source, out, EncodeOptions(tile_px=TILE_PX, passes=3, bpp=3.0, device="cpu"), resume=True)
         stages: list[str] = []

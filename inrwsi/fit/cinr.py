@@ -91,7 +91,7 @@ def batches(patches: Sequence[Patch], size: int, rng: np.random.Generator) -> It
             yield alike[i : i + size]
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _plan(config: CinrConfig, tile_px: int, start: int, size: int) -> list[Axis]:
     positions = cinr.tile_positions(tile_px, start - HALO_PX, size + 2 * HALO_PX)
     return plan_axis(config.grid, positions)

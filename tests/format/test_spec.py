@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from crc32c import crc32c
 
+from inrwsi.fields.cinr import CinrConfig
 from inrwsi.formats import header, index, layout, metadata
 from inrwsi.formats.container import Container
 from inrwsi.formats.header import GridInfo, Header, SlideInfo
@@ -151,3 +153,14 @@ def test_the_metadata_keys_of_the_spec_are_those_that_are_let_through() -> None:
     section = SPEC.split("## 12. Privacy")[1].split("## 13.")[0]
     rows = re.findall(r"^\| (`.*?`) \| ", section, re.MULTILINE)
     assert {key for row in rows for key in re.findall(r"`([^`]+)`", row)} == set(metadata.ALLOWED)
+
+
+def test_annex_a_names_the_tables_of_the_decoder() -> None:
+    """The checksum of the sine and sample tables, which every decoder of model `cinr` has to meet."""
+    from tests.test_cinr import GOLDEN_TABLES
+
+    assert re.findall(r"`([0-9a-f]{64})`", SPEC) == [GOLDEN_TABLES]
+    keys = re.findall(
+        r"^\| `(\w+)` \| (?:integer|number|string) \|", SPEC.split("### A.1")[1].split("### A.2")[0], re.M
+    )
+    assert sorted(keys) == sorted(f.name for f in dataclasses.fields(CinrConfig))
