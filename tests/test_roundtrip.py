@@ -208,3 +208,25 @@ def test_what_cannot_be_encoded_is_said(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="--bpp is 99"):
             EncodeOptions(bpp=99)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("few_steps")
+@pytest.mark.parametrize(
+    ("bpp", "table_bits", "weight_bits", "stored"),
+    [(2.0, 4, 16, (0.5, 2.5)), (10.0, 6, 8, (4, 11)), (16.0, 8, 8, (8, 17))],
+)
+def test_every_depth_of_tables_and_weights(
+    tmp_path: Path, bpp: float, table_bits: int, weight_bits: int, stored: tuple[float, float]
+) -> None:
+    """The target chooses the tables' bits; what the tiles take in the file stays within it."""
+    pixels, out = small_slide()[:64, :128], tmp_path / "slide.cinr"
+    options = EncodeOptions(tile_px=TILE_PX, passes=2, bpp=bpp, weight_bits=weight_bits, device="cpu")
+    with open_source(pixels) as source:
+        encode(source, out, options)
+    with Decoder(out) as decoder:
+        model = decoder.header.model
+        assert (model["table_bits"], model["weight_bits"]) == (table_bits, weight_bits)
+        entries = list(decoder.container.entries(0))
+        low, high = stored
+        assert low < 8 * sum(e.payload_bytes for e in entries) / (128 * 64) < high
+        assert psnr(pixels, decoder.read_region((0, 0), (128, 64))) > 17.0

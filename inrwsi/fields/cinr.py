@@ -32,7 +32,7 @@ MAX_TILE_PX = 4096
 BLOCK_PX = 128
 HALO_PX = 5
 MARGIN_PX = 8
-STORED_BITS = 3.3  # of a 4-bit table entry, after zstd
+STORED_BITS = {4: 3.3, 6: 5.2, 8: 7.2}  # of a table entry after zstd, about, by table_bits
 
 KINDS: dict[str, Activation] = {
     layer.name: layer.activation for layer in dual_flow_layers(DualFlowConfig(inputs=1, width=1, channels=1))
@@ -106,15 +106,17 @@ class CinrConfig:
 def config_for_bpp(bpp: float, tile_px: int, channels: int = 3, weight_bits: int = 8) -> CinrConfig:
     """The preset for a target in bits a pixel of tissue.
 
-    Six levels of four features at 4 bits, which grow evenly up to the vertices a side that the target pays for. A
-    level's table is as large as its grid: at the rates of a codec, collisions cost more than they save.
+    Six levels of four features, which grow evenly up to the vertices a side that the target pays for; entries of 4
+    bits, or 6 and 8 where the target would otherwise pay for more vertices than pixels. A level's table is as large as
+    its grid: at the rates of a codec, collisions cost more than they save.
 
     Args:
         bpp: of a tile's table; the network, some tens of kB, comes on top once a slide.
         tile_px: side of a tile.
     """
-    features, levels, bits = 4, 6, 4
-    values = bpp * tile_px**2 / STORED_BITS
+    features, levels = 4, 6
+    bits = next(b for b, most_bpp in ((4, 8.0), (6, 14.0), (8, math.inf)) if bpp <= most_bpp)
+    values = bpp * tile_px**2 / STORED_BITS[bits]
     low, high = 4.0, 2.0 * tile_px
     for _ in range(40):  # the finest level's side, by bisection: the count grows with it
         finest = (low + high) / 2
