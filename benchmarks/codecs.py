@@ -71,14 +71,29 @@ class Codec(Protocol):
             is kept for the report.
     """
 
-    name: str
-    about: str
-    layouts: tuple[str, ...]
-    ladder: tuple[float, ...]
-    quick_ladder: tuple[float, ...]
-    max_side_px: int
-    suffix: str
-    ours: bool
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def about(self) -> str: ...
+
+    @property
+    def layouts(self) -> tuple[str, ...]: ...
+
+    @property
+    def ladder(self) -> tuple[float, ...]: ...
+
+    @property
+    def quick_ladder(self) -> tuple[float, ...]: ...
+
+    @property
+    def max_side_px(self) -> int: ...
+
+    @property
+    def suffix(self) -> str: ...
+
+    @property
+    def ours(self) -> bool: ...
 
     def label(self, value: float) -> str:
         """The setting as it stands in tables, e.g. "q=60"."""
@@ -107,7 +122,7 @@ class StillCodec:
     form: str
     ladder: tuple[float, ...]
     quick_ladder: tuple[float, ...]
-    encoder: Callable[[np.ndarray, float, int], bytes]
+    encoder: Callable[[np.ndarray, float, int], bytes | bytearray]
     decoder: Callable[[bytes, int], np.ndarray]
     libraries: tuple[str, ...]
     layouts: tuple[str, ...] = (TILED, WHOLE)
@@ -212,7 +227,7 @@ def area_mean(pixels: np.ndarray, downsample: int) -> np.ndarray:
     return ((total + d * d // 2) // (d * d)).astype(np.uint8)
 
 
-def _jpeg(subsampling: str) -> Callable[[np.ndarray, float, int], bytes]:
+def _jpeg(subsampling: str) -> Callable[[np.ndarray, float, int], bytes | bytearray]:
     return lambda x, q, _: imagecodecs.jpeg8_encode(x, int(q), subsampling=subsampling, optimize=True)
 
 

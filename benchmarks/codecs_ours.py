@@ -26,7 +26,7 @@ from .probe import CountedFile
 from .sampling import TILE_PX, Picture
 
 BPP_LADDER = (0.5, 1.0, 2.0, 4.0)
-QUICK_BPP_LADDER = (1.0, 4.0)  # two fits are what a quick run has time for; they make no curve
+QUICK_BPP_LADDER = (4.0,)  # one fit is what a quick run has time for; it makes no curve
 
 
 @dataclass(frozen=True)

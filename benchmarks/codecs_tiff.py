@@ -138,8 +138,9 @@ TIFF_CODECS: tuple[TiffCodec, ...] = (
         (10, 25, 50, 75, 90),
         (25, 60, 90),
         "jpeg",
-        (("colorspace", "rgb"), ("outcolorspace", "ycbcr")),
-        (("photometric", "ycbcr"), ("subsampling", (2, 2))),
+        (),
+        # What is handed over is RGB; tifffile has it stored as YCbCr.
+        (("photometric", "rgb"), ("subsampling", (2, 2))),
         ("jpeg8",),
     ),
     TiffCodec(

@@ -13,17 +13,17 @@ from pathlib import Path
 
 import click
 
+from inrwsi.benchmarks.codecs import FILE, TILED, WHOLE
+from inrwsi.benchmarks.codecs_ours import OurCodec, other_codecs, our_codecs
+from inrwsi.benchmarks.fixed import CROPS, PARTIAL, SEED, find_complete, finish, opened, options
+from inrwsi.benchmarks.pilot import choose_picture
+from inrwsi.benchmarks.results import Run, RunSet, mean_bd
+from inrwsi.benchmarks.run import Bench, Plan, run_all
 from inrwsi.formats.source import SlideSource, open_source
 from inrwsi.progress import Progress
 
-from .codecs import TILED
-from .codecs_ours import OurCodec, other_codecs, our_codecs
-from .fixed import CROPS, PARTIAL, SEED, find_complete, finish, opened, options
-from .pilot import choose_picture
-from .results import Run, RunSet, mean_bd
-from .run import Bench, Plan, run_all
-
-PASSES, QUICK_PASSES = 5, 1
+BPP = (1.0, 2.0, 4.0)
+PASSES, QUICK_PASSES = 4, 1
 MOST_REGIONS = 24
 CROP_REGIONS = 4
 QUICK_CROPS = 1
@@ -37,7 +37,8 @@ def main(slides: Path, complete: Path | None, quick: bool) -> None:
     folder = PARTIAL / f"rate_distortion{'_quick' if quick else ''}"
 
     def make(report: Callable[[Progress], None]) -> RunSet:
-        ours = our_codecs(("cinr",), passes=QUICK_PASSES if quick else PASSES, device="cpu", progress=report)
+        passes, bpp = (QUICK_PASSES, ()) if quick else (PASSES, BPP)
+        ours = our_codecs(("cinr",), bpp=bpp, passes=passes, device="cpu", progress=report)
         runs = []
         path = find_complete(slides, complete)
         if path is not None:
@@ -63,7 +64,8 @@ def _complete(
     command: str,
 ) -> Run:
     picture = choose_picture(source, folder, seed=SEED, most=CROP_REGIONS if quick else MOST_REGIONS)
-    plan = Plan((*other_codecs(), *ours), quick, SEED, folder, report=report)
+    layouts = (TILED, FILE) if quick else (TILED, WHOLE, FILE)
+    plan = Plan((*other_codecs(), *ours), quick, SEED, folder, layouts=layouts, report=report)
     return run_all(source, Bench(picture, plan), command=command)
 
 

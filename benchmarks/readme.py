@@ -96,7 +96,8 @@ def _at_equal_bits(run: Run) -> list[str]:
     if not points:
         raise UsageError(f"{run.slide.name}: no codec was measured near enough to the rate of another for a table")
     return [
-        f"On `{run.slide.name}` ({_megapixels(run)}), each codec at its setting of nearest rate:",
+        f"On `{run.slide.name}` ({_megapixels(run)}), each codec at its setting nearest to "
+        f"{curves.target_bpp(run):.3f} bits a pixel:",
         markdown(tables.points_table(points, _COLUMNS), curves.own_codecs(run)),
         f"![RGB PSNR over bits a pixel of every codec]({FIGURE})",
     ]
@@ -107,7 +108,7 @@ def _at_equal_quality(results: RunSet) -> list[str]:
     if not table.rows:
         return []
     own = set().union(*(curves.own_codecs(run) for run in results.runs))
-    refused = [f"{r}." for r in tables.refusals(r for run in results.runs for r in run.bd if r.codec in own)]
+    refused = tables.refusals(row for run in results.runs for row in run.bd if row.codec in own)
     names = ", ".join(f"`{run.slide.name}`" for run in results.runs)
     return [
         "Bits at equal RGB PSNR (BD-rate by PCHIP over the common range; negative is fewer): the mean over "
@@ -126,7 +127,9 @@ def mean_bd(results: RunSet) -> Table:
     for row in rows:
         lines.setdefault((row.codec, tables.LAYOUTS[row.layout]), {})[tables.reference_name(row)] = row
     count = len(results.runs)
-    body = tuple((*names, *(_mean(line.get(r), count) for r in references)) for names, line in lines.items())
+    order = list(dict.fromkeys(point.codec for run in results.runs for point in run.points))
+    ordered = sorted(lines.items(), key=lambda item: order.index(item[0][0]))
+    body = tuple((*names, *(_mean(line.get(r), count) for r in references)) for names, line in ordered)
     return Table(("codec", "kept as", *(f"against {r}" for r in references)), body, 2)
 
 
@@ -135,25 +138,41 @@ def _mean(row: MeanBd | None, slides: int) -> str:
         return tables.NONE
     if len(row.slides) < slides:
         return f"{tables.percent(row.mean_percent)} ({len(row.slides)} of {slides})"
+    if slides == 1:
+        return tables.percent(row.mean_percent)
     low, high = min(row.slides.values()), max(row.slides.values())
     return f"{tables.percent(row.mean_percent)} ({tables.percent(low)} to {tables.percent(high)})"
 
 
 def _times(results: Results) -> list[str]:
     run, rates = results.speed.runs[0], results.rates
-    own, points = curves.own_codecs(run), [p for p in run.points if p.layout in tables.RANDOM_ACCESS]
     versions = ", ".join(f"{name} {number}" for name, number in rates.runs[0].versions.items())
     return [
-        f"Megapixels a second on {_megapixels(run)} of it with {run.machine.cores} cores ({run.machine.cpu}), "
-        f"median and "
-        "range of the repeats, and memory beyond what the process held:",
-        markdown(tables.speed_table(points), own),
-        "What a viewer waits for, from a closed file, and the bytes it reads for it:",
-        markdown(tables.views_table(points), own),
+        f"Megapixels a second on {_megapixels(run)} with {run.machine.cores} cores ({run.machine.cpu}), median "
+        f"and range of "
+        "the repeats; and milliseconds and bytes read for what a viewer asks for, each from a closed file:",
+        markdown(speeds(run), curves.own_codecs(run)),
         f"The commands are `{rates.command}` and `{results.speed.command}`; everything that they measured is in "
         f"[`{FOLDER}`]({FOLDER}), and `python -m benchmarks.readme` draws this part of the page from it.",
         f"<details><summary>Versions</summary>\n\n{versions}\n\n</details>",
     ]
+
+
+def speeds(run: Run) -> Table:
+    """A line a codec: throughput, and the median time and the bytes of its finest view and of a thumbnail."""
+    points = [p for p in run.points if p.layout in tables.RANDOM_ACCESS and p.views]
+    labels = list(dict.fromkeys(v.label for p in points for v in p.views))
+    labels = list(dict.fromkeys((*labels[:1], *labels[-1:])))
+    rows = []
+    for point in points:
+        views = {v.label: v for v in point.views}
+        cells = [tables.spread(point.encode_mpx_s), tables.spread(point.decode_mpx_s)]
+        for label in labels:
+            view = views.get(label)
+            cells += [tables.NONE] * 2 if view is None else [tables.measure(view.ms.median), f"{view.bytes_read:,}"]
+        rows.append((*tables.name(point), *cells))
+    heads = [head for label in labels for head in (f"{label}, ms", "bytes")]
+    return Table(("codec", "kept as", "setting", "encode", "decode", *heads), tuple(rows), 3)
 
 
 def _megapixels(run: Run) -> str:

@@ -96,16 +96,18 @@ def _bd(run: Run) -> str:
     parts = [
         "<p>Bjontegaard's difference: the mean difference in bits over the range of quality that both codecs were "
         "measured "
-        "in, by piecewise cubic (PCHIP) interpolation of the logarithm of the rate. Nothing is extrapolated. "
-        "Negative is "
-        "fewer bits. MS-SSIM is compared as -10 log10(1 - x). Intervals are from a bootstrap over the measured "
-        "regions.</p>"
+        "in (over), by piecewise cubic (PCHIP) interpolation of the logarithm of the rate. Nothing is extrapolated. "
+        "Negative is fewer bits. Gain is the mean difference in quality at equal bits. PSNR is of RGB; MS-SSIM is "
+        "compared "
+        "as -10 log10(1 - x). Intervals are from a bootstrap over the measured regions, where a file says what a "
+        "region "
+        "costs.</p>"
     ]
     for reference, table in tables.bd_tables(run.bd).items():
         parts.append(f"<h3>against {escape(reference)}</h3>{table_html(table, [row[0] in own for row in table.rows])}")
     refused = tables.refusals(run.bd)
     if refused:
-        parts.append(f"<p>Not compared: {escape('; '.join(refused))}.</p>")
+        parts.append(f"<p>Not compared: {escape(' '.join(refused))}</p>")
     return "".join(parts)
 
 

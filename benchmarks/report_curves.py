@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 
 from inrwsi.decode import MODELS
 
@@ -15,6 +14,7 @@ from .results import Point, Run
 
 MOST_BPP = 12.0  # lossless files and most sources lie beyond it, and would press the curves into a corner
 EQUAL_BPP = 1.0
+NEARLY = 1.6
 _BPP = "bits a pixel"
 
 
@@ -99,23 +99,28 @@ def _drawn(run: Run, curve: Curve, layouts: Sequence[str]) -> list[Point]:
     ]
 
 
-def equal_bits(run: Run, target_bpp: float | None = None) -> list[Point]:
-    """The point of each codec, in a layout with random access, whose rate is nearest to the target; ours first.
+def target_bpp(run: Run) -> float:
+    """The rate to show codecs side by side at: of our points, the one that most codecs have a point near to.
 
-    Args:
-        target_bpp: without it, the median rate of ours; without ours, 1 bit a pixel.
+    Of several such, the dearest. Without a model of ours, 1 bit a pixel.
+    """
+    own = own_codecs(run)
+    rates = sorted((p.bpp for p in run.points if p.codec in own), reverse=True)
+    return max(rates, key=lambda bpp: len(equal_bits(run, bpp)), default=EQUAL_BPP)
+
+
+def equal_bits(run: Run, bpp: float | None = None) -> list[Point]:
+    """Each codec's point, in a layout with random access, of the rate nearest to `bpp` or `target_bpp`; ours first.
 
     Points off by more than a factor of 1.6 are left out: what is not at equal bits is not shown as if it were.
     """
-    own = own_codecs(run)
+    target = target_bpp(run) if bpp is None else bpp
     usable = [p for p in run.points if p.layout in RANDOM_ACCESS]
-    if target_bpp is None:
-        target_bpp = median([p.bpp for p in usable if p.codec in own] or [EQUAL_BPP])
     nearest: dict[str, Point] = {}
-    for point in sorted(usable, key=lambda p: abs(math.log(p.bpp / target_bpp)), reverse=True):
-        if abs(math.log(point.bpp / target_bpp)) <= math.log(1.6):
+    for point in sorted(usable, key=lambda p: abs(math.log(p.bpp / target)), reverse=True):
+        if abs(math.log(point.bpp / target)) <= math.log(NEARLY):
             nearest[point.codec] = point
-    order = list(dict.fromkeys(p.codec for p in usable))
+    own, order = own_codecs(run), list(dict.fromkeys(p.codec for p in usable))
     return sorted(nearest.values(), key=lambda p: (p.codec not in own, order.index(p.codec)))
 
 

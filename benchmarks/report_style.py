@@ -12,7 +12,7 @@ STYLE = (
 *{box-sizing:border-box}
 body{margin:0;background:var(--ground);color:var(--ink);font:15px/1.55 system-ui,-apple-system,'Segoe UI',Roboto,
 'DejaVu Sans',sans-serif}
-main{max-width:1180px;margin:0 auto;padding:40px 28px 80px}
+main{max-width:1240px;margin:0 auto;padding:40px 28px 80px}
 h1{font-size:30px;line-height:1.2;margin:0 0 6px;letter-spacing:-.01em;overflow-wrap:anywhere}
 h2{font-size:20px;margin:52px 0 6px;letter-spacing:-.005em}
 h3{font-size:15px;margin:26px 0 6px}
@@ -31,7 +31,7 @@ a{color:var(--accent);text-decoration:none}a:hover{text-decoration:underline}
 svg.chart{display:block;width:100%;height:auto}
 .scroll{overflow-x:auto;border:1px solid var(--line);border-radius:8px;background:var(--paper);margin:12px 0}
 table{border-collapse:collapse;width:100%;font-size:13.5px;font-variant-numeric:tabular-nums}
-th,td{padding:6px 12px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}
+th,td{padding:6px 10px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}
 th{font-weight:600;color:var(--soft);vertical-align:bottom;background:var(--paper)}
 td.w,th.w{text-align:left}
 tbody tr:last-child td{border-bottom:0}

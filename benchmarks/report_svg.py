@@ -154,7 +154,7 @@ def _axes(x: Axis, y: Axis, sx: _Scale, sy: _Scale) -> list[str]:
     for tick in sx.ticks:
         at = _px(sx.px(tick))
         parts.append(f'<path class="grid" d="M{at} {TOP}V{HEIGHT - BOTTOM}"/>')
-        parts.append(f'<text x="{at}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{tick:.6g}</text>')
+        parts.append(f'<text x="{at}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{tick:.3g}</text>')
     for tick in sy.ticks:
         at = _px(sy.px(tick))
         parts.append(f'<path class="grid" d="M{LEFT} {at}H{WIDTH - RIGHT - LEGEND_PX}"/>')

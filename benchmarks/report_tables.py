@@ -12,7 +12,7 @@ from .results import BdRow, MeanBd, Point, Run, Spread
 NONE = "-"
 LAYOUTS = {"tiled512": "512 px tiles", "whole": "one picture", "file": "its own file"}
 RANDOM_ACCESS = ("tiled512", "file")
-METRICS = {"psnr_rgb": "RGB PSNR", "psnr_luma": "luma PSNR", "ms_ssim": "MS-SSIM", "ssim": "SSIM"}
+METRICS = {"psnr_rgb": "PSNR", "psnr_luma": "luma PSNR", "ms_ssim": "MS-SSIM", "ssim": "SSIM"}
 SECTIONS = {
     "HEAD": "header",
     "INDX": "index root",
@@ -109,7 +109,9 @@ def points_table(points: Sequence[Point], columns: Sequence[Column]) -> Table:
 
 def name(point: Point) -> tuple[str, str, str]:
     """Codec, layout and setting in words; a file without any error says so."""
-    return point.codec, LAYOUTS[point.layout], point.setting + (", lossless" if point.lossless else "")
+    said = "lossless" in point.setting
+    setting = f"{point.setting}, lossless" if point.lossless and not said else point.setting
+    return point.codec, LAYOUTS[point.layout], setting
 
 
 def bd_tables(rows: Iterable[BdRow]) -> dict[str, Table]:
@@ -125,7 +127,7 @@ def _bd_table(rows: Sequence[BdRow]) -> Table:
     lines: dict[tuple[str, str], dict[str, BdRow]] = {}
     for row in rows:
         lines.setdefault((row.codec, row.layout), {})[row.metric] = row
-    heads = [h for m in metrics for h in (f"{METRICS[m]}: bits", "95 % interval", "over, dB", "at equal bits, dB")]
+    heads = [h for m in metrics for h in (f"{METRICS[m]}: bits", "95 %", "over, dB", "gain, dB")]
     ordered = sorted(lines.items(), key=lambda item: _rank(item[1].get(metrics[0])))
     body = tuple(
         (codec, LAYOUTS[layout], *(cell for m in metrics for cell in _bd_cells(by_metric.get(m))))
@@ -147,11 +149,15 @@ def _bd_cells(row: BdRow | None) -> tuple[str, str, str, str]:
 
 
 def refusals(rows: Iterable[BdRow]) -> list[str]:
-    """Why there is no BD-rate, a sentence a pair."""
+    """Why there is no BD-rate: a sentence for all references that a codec has the same reason for."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for row in rows:
+        if row.refused:
+            key = (row.codec, LAYOUTS[row.layout], METRICS[row.metric], row.refused)
+            found.setdefault(key, []).append(reference_name(row))
     return [
-        f"{row.codec} ({LAYOUTS[row.layout]}) against {reference_name(row)} by {METRICS[row.metric]}: {row.refused}"
-        for row in rows
-        if row.refused
+        f"{codec} ({layout}) by {metric} against {', '.join(dict.fromkeys(references))}: {why}."
+        for (codec, layout, metric, why), references in found.items()
     ]
 
 
@@ -172,13 +178,18 @@ def interval(row: BdRow) -> str:
     return f"{percent(row.low_percent)} to {percent(row.high_percent)}"
 
 
-def spread(value: Spread | None, form: str = ".3g") -> str:
+def measure(value: float) -> str:
+    """Three digits, and all of those before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def spread(value: Spread | None) -> str:
     """Median, and lowest and highest of the repeats; a single measurement shows no spread."""
     if value is None:
         return NONE
     if value.repeats == 1:
-        return format(value.median, form)
-    return f"{value.median:{form}} ({value.min:{form}} to {value.max:{form}})"
+        return measure(value.median)
+    return f"{measure(value.median)} ({measure(value.min)} to {measure(value.max)})"
 
 
 def speed_table(points: Iterable[Point]) -> Table:

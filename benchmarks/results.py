@@ -272,7 +272,7 @@ def mean_bd(runs: tuple[Run, ...]) -> tuple[MeanBd, ...]:
 
 
 def _mean_bd(runs: tuple[Run, ...]) -> Iterator[MeanBd]:
-    found: dict[tuple[str, ...], dict[str, float]] = {}
+    found: dict[tuple[str, str, str, str, str], dict[str, float]] = {}
     for run in runs:
         for row in run.bd:
             if row.rate_percent is not None:

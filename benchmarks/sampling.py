@@ -64,7 +64,7 @@ class Picture:
 
     def digest(self) -> str:
         """SHA-256 of the pixels as they are now; `sample.sha256` unless someone changed them."""
-        return sha256(np.ascontiguousarray(self.pixels)).hexdigest()
+        return sha256(np.ascontiguousarray(self.pixels).data).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _strata(table: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
     """Edge or interior, by thirds of optical density, by halves of red minus blue density: twelve at most."""
     full = table[:, 2] >= FULL_SHARE
     stratum = np.zeros(len(table), np.int64)
-    names = []
+    names: list[str] = []
     for interior in (False, True):
         inside = np.flatnonzero(full == interior)
         thirds = np.array_split(inside[np.argsort(table[inside, 3], kind="stable")], 3)
@@ -238,7 +238,7 @@ def _picture(
         l0_xy=l0_xy,
         picture_wh=(pixels.shape[1], pixels.shape[0]),
         tissue_pixels=int(np.count_nonzero(tissue)),
-        sha256=sha256(pixels).hexdigest(),
+        sha256=sha256(pixels.data).hexdigest(),
     )
     return Picture(pixels, tissue, regions, slide, sample)
 

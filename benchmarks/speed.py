@@ -12,15 +12,14 @@ from pathlib import Path
 import click
 import numpy as np
 
+from inrwsi.benchmarks.codecs_ours import other_codecs, our_codecs
+from inrwsi.benchmarks.fixed import PARTIAL, SEED, find_complete, finish, options
+from inrwsi.benchmarks.pilot import choose_picture
+from inrwsi.benchmarks.results import RunSet
+from inrwsi.benchmarks.run import Bench, Plan, run_all
+from inrwsi.benchmarks.sampling import TILE_PX, find_cells
 from inrwsi.formats.source import SlideSource, open_source
 from inrwsi.progress import Progress
-
-from .codecs_ours import other_codecs, our_codecs
-from .fixed import PARTIAL, SEED, find_complete, finish, options
-from .pilot import choose_picture
-from .results import RunSet
-from .run import Bench, Plan, run_all
-from .sampling import TILE_PX, find_cells
 
 SIDE_PX, QUICK_SIDE_PX = 3072, 1024
 PASSES, QUICK_PASSES = 2, 1

@@ -30,11 +30,13 @@ class BrokenPack(ValueError):
     """The file is no tile pack, or is cut short."""
 
 
-def write(path: Path, pixels: np.ndarray, tile_px: int, encode: Callable[[np.ndarray], bytes], *, threads: int) -> None:
+def write(
+    path: Path, pixels: np.ndarray, tile_px: int, encode: Callable[[np.ndarray], bytes | bytearray], *, threads: int
+) -> None:
     """Code (h, w, 3) uint8 in tiles of `tile_px`, cut at the right and bottom edge, `threads` at a time."""
     wh = (pixels.shape[1], pixels.shape[0])
 
-    def one(rect: Rect) -> bytes:
+    def one(rect: Rect) -> bytes | bytearray:
         return encode(np.ascontiguousarray(pixels[rect.y : rect.y + rect.h, rect.x : rect.x + rect.w]))
 
     with ThreadPoolExecutor(threads) as pool:

@@ -11,7 +11,7 @@ from inrwsi.cli.params import device_option, quiet_option
 from inrwsi.cli.progress_view import progress_view
 from inrwsi.errors import BackendUnavailable, UsageError
 
-PASSES, QUICK_PASSES = 10, 1
+PASSES, QUICK_PASSES = 6, 1
 QUICK_REGIONS = 4
 
 

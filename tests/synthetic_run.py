@@ -83,7 +83,9 @@ def synthetic_run(name: str = "made-up slide <&> \"'.svs") -> Run:
     """One slide with a name that would break careless HTML."""
     points = [synthetic_point(*c, bpp) for c in CODECS for bpp in (0.3, 0.6, 1.1, 2.3)]
     source = Point("source", "file", "as it is", 9_000_000, PIXELS, TISSUE_PIXELS, 17.166, True, {}, tissue_bpp=24.0)
-    lossless = Point("jpegxl-lossless", "tiled512", "d=0", 4_900_000, PIXELS, TISSUE_PIXELS, 9.3460083, True, {}, tissue_bpp=13.1)
+    lossless = Point(
+        "jpegxl-lossless", "tiled512", "d=0", 4_900_000, PIXELS, TISSUE_PIXELS, 9.3460083, True, {}, tissue_bpp=13.1
+    )
     bd = []
     for codec, layout, gain in CODECS[1:6]:
         rate = -11.04 * gain

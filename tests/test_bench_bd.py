@@ -119,7 +119,6 @@ def points(codec: str, factor: np.ndarray, overhead: int = 0) -> list[Point]:
                 pixels,
                 pixels,
                 8 * total / pixels,
-                None,
                 False,
                 metrics,
                 regions=regions,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
+import imagecodecs
 import numpy as np
 import openslide
 import pytest
@@ -53,7 +54,7 @@ def test_more_bytes_more_quality(codec: Codec, layout: str, picture: Picture, tm
         assert np.percentile(difference, 99.9) < 130
     assert sizes == sorted(sizes)
     assert qualities == sorted(qualities)
-    assert qualities[-1] > 34
+    assert qualities[-1] > 33  # 4:2:0 on strong stains
     assert sizes[0] > 1000
     assert codec.label(codec.quick_ladder[0]) in ("lossless", *(["q=25", "q=15", "q=30", "step=0.15", "d=6"]), "28 dB")
     assert picture.digest() == picture.sample.sha256
@@ -112,7 +113,12 @@ def test_the_pyramid_is_one_that_openslide_reads(picture: Picture, tmp_path: Pat
         with TIFF_CODECS[0].open(tmp_path / "a.tiff", "file") as reader:
             ours = reader.read(Rect(0, 0, *WH), 2)
         theirs = np.asarray(slide.read_region((0, 0), 1, (300, 100)))[..., :3]
-        assert psnr(ours, np.ascontiguousarray(theirs)) > 38
+        assert np.array_equal(ours, theirs)
+    with TIFF_CODECS[0].open(tmp_path / "a.tiff", "file") as reader:
+        tile = reader.read(Rect(0, 0, 512, 200))
+    padded = np.pad(picture.pixels[:, :512], ((0, 312), (0, 0), (0, 0)), mode="edge")
+    alone = imagecodecs.jpeg8_decode(imagecodecs.jpeg8_encode(padded, 90, subsampling="420"))
+    assert np.array_equal(tile, alone[:200])
 
 
 def test_every_model_of_ours_is_there_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:

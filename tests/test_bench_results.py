@@ -27,7 +27,7 @@ def point(codec: str = "avif") -> Point:
         tissue_bpp=8 * 12345 / 200000,
         spectrum_ratio=(1.0, 0.5),
         encode_mpx_s=Spread(0.1, 0.2, 0.30000000004, 3),
-        views=(View("20x", 1, (512, 512), Spread(1, 2, 3, 3), 4000),),
+        views=(View("20x", 1, (512, 512), Spread(1.0, 2.0, 3.0, 3), 4000),),
         regions=Regions((100, 200), (1.5, 2.5), ((0.9,) * 5, (0.8,) * 5)),
     )
 

@@ -25,7 +25,7 @@ LAYERS = (
     ("inrwsi.encode", "inrwsi.decode"),
     ("inrwsi.slide",),
     ("inrwsi.bridges", "inrwsi.serve"),
-    ("inrwsi.cli", "benchmarks"),
+    ("inrwsi.cli", "benchmarks", "inrwsi.benchmarks"),
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 GPU_ONLY = {"triton", "tinycudann"}

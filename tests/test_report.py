@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from rich.console import Console
 
 from benchmarks import report
 from benchmarks import report_tables as tables
-from benchmarks.report_curves import QUALITY_CURVES, colours, draw, equal_bits
+from benchmarks.report_curves import QUALITY_CURVES, colours, draw, equal_bits, target_bpp
 from benchmarks.report_pictures import (
     ByteMap,
     Crop,
@@ -150,23 +151,23 @@ def test_every_number_of_the_points_is_of_the_json(written: tuple[Page, dict[str
 
 def test_bd_rates_stand_with_interval_range_and_refusal(written: tuple[Page, dict[str, Any], str]) -> None:
     page, data, _ = written
-    rows = page.table("RGB PSNR: bits", "MS-SSIM: bits")
+    rows = page.table("PSNR: bits", "MS-SSIM: bits")
     assert len(rows) == len({(b["codec"], b["layout"]) for b in data["bd"]}) == 6
     by_name = {(r["codec"], r["kept as"]): r for r in rows}
-    assert [r["RGB PSNR: bits"] for r in rows][:2] == ["-38.6 %", "-37.5 %"]  # best first
+    assert [r["PSNR: bits"] for r in rows][:2] == ["-38.6 %", "-37.5 %"]  # best first
     for b in data["bd"]:
         row = by_name[b["codec"], KEPT[b["layout"]]]
-        name = {"psnr_rgb": "RGB PSNR", "ms_ssim": "MS-SSIM"}[b["metric"]]
+        name = {"psnr_rgb": "PSNR", "ms_ssim": "MS-SSIM"}[b["metric"]]
         rate = b.get("rate_percent")
         digits = 1 if rate is None or abs(rate) < 100 else 0
         assert row[f"{name}: bits"] == ("-" if rate is None else f"{rate:+.{digits}f} %")
-    (table,) = [t for t in page.tables if "RGB PSNR: bits" in t[0]]
+    (table,) = [t for t in page.tables if "PSNR: bits" in t[0]]
     avif = next(row for row in table if row[0] == "avif" and row[1] == "512 px tiles")
     assert avif[2:6] == ["-37.5 %", "-41.0 % to -35.3 %", "25.5 to 33.2", "+1.05"]
     cinr = next(row for row in table if row[0] == "cinr")
     assert cinr[2:] == ["+136 %", "+120 % to +151 %", "25.5 to 28.5", "-4.20", "-", "-", "-", "-"]
     text = " ".join(page.words)
-    assert "cinr (its own file) against jpeg-420 (512 px tiles) by MS-SSIM: a common range of 1.2 dB, not 2." in text
+    assert "cinr (its own file) by MS-SSIM against jpeg-420 (512 px tiles): a common range of 1.2 dB, not 2." in text
     assert "+136 % bits of cinr against jpeg-420 at equal PSNR 95 %: +120 % to +151 %" in " ".join(text.split())
 
 
@@ -256,12 +257,17 @@ def test_codecs_keep_their_colour_and_ours_comes_first() -> None:
 
 def test_equal_bits_takes_the_nearest_and_leaves_out_what_is_far() -> None:
     run = synthetic_run()
-    near = equal_bits(run)  # ours has 0.3, 0.6, 1.1 and 2.3: the median is 0.85
+    # All of ours have six codecs beside them; the dearest of them is taken, and 1.1 once it has more.
+    assert target_bpp(run) == pytest.approx(2.3, abs=1e-6)
+    one_less = replace(run, points=tuple(p for p in run.points if (p.codec, p.setting) != ("avif", "q=2.3")))
+    near = equal_bits(one_less)
     assert [p.codec for p in near] == ["cinr", "jpeg-420", "jpeg2000", "jpegxl", "avif", "pyramid-tiff"]
     assert {p.setting for p in near} == {"q=1.1"}
     assert {p.layout for p in near} == {"tiled512", "file"}
     assert {p.codec for p in equal_bits(run, 10.0)} == {"jpegxl-lossless"}
     assert equal_bits(run, 100.0) == []
+    others = replace(run, points=tuple(p for p in run.points if p.codec != "cinr"))
+    assert target_bpp(others) == 1.0
 
 
 def test_numbers_in_words() -> None:
@@ -269,6 +275,13 @@ def test_numbers_in_words() -> None:
     assert tables.number(-0.0004, ".3f") == "0.000"
     assert tables.number(-0.0006, ".3f") == "-0.001"
     assert tables.percent(-3.14159) == "-3.1 %"
+    assert [tables.measure(v) for v in (0.03451, 4.5, 99.94, 100.4, 5861.0)] == [
+        "0.0345",
+        "4.5",
+        "99.9",
+        "100",
+        "5,861",
+    ]
     assert tables.percent(1234.5) == "+1,234 %"
 
 
