@@ -38,14 +38,11 @@ from .intervals import bd_rows, wide
 from .probe import cores, library_versions, machine, spread, timed, with_peak
 from .results import Point, Regions, Run, View, save
 from .sampling import TILE_PX, Picture
+from .viewer import views
 
 REPEATS = 3
 REPEAT_BUDGET_S = 20.0  # what took longer than this in all is not repeated again
-VIEW_PX = 512
-VIEW_PLACES = 3
 VIEW_BUDGET_S = 5.0  # of the places of one view: no more are visited once it is spent
-THUMBNAIL_PX = 512
-MAGNIFICATIONS = (40, 20, 5)
 Report = Callable[[Progress], None]
 
 
@@ -380,37 +377,6 @@ def repeated(work: Callable[[], Any], first_s: float, repeats: int) -> list[floa
     return seconds
 
 
-def views(picture: Picture, seed: int) -> list[tuple[str, int, list[Rect]]]:
-    """What a viewer asks for: label, downsample, and the same seeded places for every codec, in level-0 pixels."""
-    rng = np.random.default_rng(seed)
-    found = []
-    for label, d in _magnifications(picture):
-        w, h = (min(VIEW_PX, side // d) * d for side in picture.wh)
-        if min(w, h) < d:
-            continue
-        places = [
-            [int(rng.integers(0, (side - s) // d + 1)) * d for side, s in zip(picture.wh, (w, h), strict=True)]
-            for _ in range(VIEW_PLACES)
-        ]
-        found.append((label, d, [Rect(x, y, w, h) for x, y in places]))
-    d = 1 << max(0, math.ceil(math.log2(max(picture.wh) / THUMBNAIL_PX)))
-    w, h = (max(d, side // d * d) for side in picture.wh)
-    if w <= picture.wh[0] and h <= picture.wh[1]:
-        found.append(("thumbnail", d, [Rect(0, 0, w, h)] * VIEW_PLACES))
-    return found
-
-
-def _magnifications(picture: Picture) -> list[tuple[str, int]]:
-    """Labels and downsamples; by magnification where the slide says its own, or its pixel size leaves no doubt."""
-    power = picture.slide.objective_power
-    if power is None and picture.slide.mpp_um is not None:
-        power = 10 / picture.slide.mpp_um  # 0.25 um a pixel is what a 40x scan has
-    if power is None:
-        return [("1:1", 1), ("1:2", 2), ("1:8", 8)]
-    steps = {f"{m}x": math.log2(power / m) for m in MAGNIFICATIONS}
-    return [(label, 1 << round(s)) for label, s in steps.items() if round(s) >= 0 and abs(s - round(s)) < 0.15]
-
-
 def middle(ladder: Sequence[float]) -> float:
     """The setting that times are taken at."""
     return ladder[len(ladder) // 2]
@@ -440,7 +406,16 @@ def _load_point(path: Path) -> Point | None:
 def code_digest(ours: bool) -> str:
     """Of the code that codes and measures; with `ours`, of the whole package as well."""
     here = Path(__file__).parent
-    patterns = ("codecs*.py", "fidelity*.py", "quality.py", "tilepack.py", "sampling.py", "probe.py", "run.py")
+    patterns = (
+        "codecs*.py",
+        "fidelity*.py",
+        "quality.py",
+        "tilepack.py",
+        "sampling.py",
+        "probe.py",
+        "run.py",
+        "viewer.py",
+    )
     files = [path for pattern in patterns for path in sorted(here.glob(pattern))]
     if ours:
         for package in (inrwsi, inrwsi.formats):

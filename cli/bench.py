@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 
 import click
@@ -13,6 +14,7 @@ from inrwsi.errors import BackendUnavailable, UsageError
 
 PASSES, QUICK_PASSES = 6, 1
 QUICK_REGIONS = 4
+WIDTH_OFF_TERMINAL = 120
 
 
 @click.command(
@@ -115,7 +117,8 @@ def bench(
     if not quiet:
         from rich.console import Console
 
-        Console().print(outcome.table)
+        # Into a file or a pipe there is no width to keep to, and 80 columns would cut every number.
+        Console(width=None if sys.stdout.isatty() else WIDTH_OFF_TERMINAL).print(outcome.table)
     click.echo(str(outcome.page))
 
 

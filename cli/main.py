@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from inrwsi import __version__
+from inrwsi.cli.bench import bench
 from inrwsi.cli.decode import decode
 from inrwsi.cli.encode import encode
 from inrwsi.cli.info import info
@@ -62,5 +63,5 @@ def main(debug: bool) -> None:
     at any magnification."""
 
 
-for _command in (encode, decode, info, verify, sample):
+for _command in (encode, decode, info, verify, sample, bench):
     main.add_command(_command)

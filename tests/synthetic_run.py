@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.report_pictures import ByteMap, Decoded, OctaveBytes, Pictures, crop
-from benchmarks.results import (
+from inrwsi.benchmarks.report_pictures import ByteMap, Decoded, OctaveBytes, Pictures, crop
+from inrwsi.benchmarks.results import (
     BdRow,
     Machine,
     Point,

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from inrwsi.benchmarks import quality, run
+from inrwsi.benchmarks import quality
 from inrwsi.benchmarks.codecs import TILED, BrokenCodec, StillCodec
 from inrwsi.benchmarks.fidelity_task import load_task
 from inrwsi.benchmarks.results import Point
 from inrwsi.benchmarks.run import Bench, Plan, run_all
 from inrwsi.benchmarks.sampling import Picture, find_cells, sampled_picture
+from inrwsi.benchmarks.viewer import views
 from inrwsi.formats.source import SlideSource, open_source
 from inrwsi.geometry import Rect
 from inrwsi.sample import sample_region
@@ -224,13 +225,13 @@ def test_the_result_says_what_was_run(source: SlideSource, picture: Picture, tmp
 
 def test_views_are_the_same_for_all_and_by_magnification(picture: Picture) -> None:
     picture = replace(picture, pixels=np.zeros((900, 2000, 3), np.uint8))
-    a, b = run.views(picture, 3), run.views(picture, 3)
-    assert a == b != run.views(picture, 4)
+    a, b = views(picture, 3), views(picture, 3)
+    assert a == b != views(picture, 4)
     assert all(Rect(0, 0, *picture.wh).intersect(w) == w for _, _, ws in a for w in ws)
     unknown = replace(picture, slide=replace(picture.slide, mpp_um=None, objective_power=None))
-    assert [label for label, _, _ in run.views(unknown, 0)] == ["1:1", "1:2", "1:8", "thumbnail"]
+    assert [label for label, _, _ in views(unknown, 0)] == ["1:1", "1:2", "1:8", "thumbnail"]
     by_pixel = replace(picture, slide=replace(picture.slide, mpp_um=0.2528, objective_power=None))
-    assert [(label, d) for label, d, _ in run.views(by_pixel, 0)][:3] == [("40x", 1), ("20x", 2), ("5x", 8)]
+    assert [(label, d) for label, d, _ in views(by_pixel, 0)][:3] == [("40x", 1), ("20x", 2), ("5x", 8)]
 
 
 def test_a_task_is_asked_of_the_decoded_file(picture: Picture, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.plain_hash_grid import plain_encode, plain_gradient, plain_layout
+from inrwsi.benchmarks.plain_hash_grid import plain_encode, plain_gradient, plain_layout
 from inrwsi.fields import encodings
 from inrwsi.fields.encodings import GridLevel, HashEncoding, HashGridConfig, hash_encode
 

@@ -12,7 +12,7 @@ from PIL import Image
 from scipy import ndimage
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from benchmarks import fidelity, fidelity_colour, fidelity_nuclei
+from inrwsi.benchmarks import fidelity, fidelity_colour, fidelity_nuclei
 from inrwsi.errors import UsageError
 from inrwsi.sample import sample_region
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import fidelity_task
+from inrwsi.benchmarks import fidelity_task
 from inrwsi.errors import BackendUnavailable, UsageError
 
 

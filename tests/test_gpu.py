@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import gpu
+from inrwsi.benchmarks import gpu
 
 ROOT = Path(__file__).parents[1]
 
@@ -115,7 +115,7 @@ def test_runs_without_the_packages_that_a_gpu_machine_lacks(tmp_path: Path) -> N
     script = (
         f"import sys; sys.modules.update(dict.fromkeys({absent}))\n"
         "import torch; torch.cuda.is_available = lambda: False\n"
-        "from benchmarks.gpu import main\n"
+        "from inrwsi.benchmarks.gpu import main\n"
         f"sys.exit(main(['--quick', '--only', 'parity_plain', '--out', {str(tmp_path)!r}]))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import demo, measure
+from inrwsi.benchmarks import demo, measure
 from inrwsi.errors import UsageError
 from inrwsi.formats.source import open_source
 from inrwsi.tissue import tissue_mask

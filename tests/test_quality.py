@@ -10,7 +10,7 @@ import pytest
 from scipy import signal
 from skimage.metrics import structural_similarity
 
-from benchmarks import quality
+from inrwsi.benchmarks import quality
 from inrwsi.errors import UsageError
 from inrwsi.sample import sample_region
 

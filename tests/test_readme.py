@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import readme
+from inrwsi.benchmarks import readme
 from inrwsi.errors import UsageError
 from tests.synthetic_run import synthetic_set
 

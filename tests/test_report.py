@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks import report
-from benchmarks import report_tables as tables
-from benchmarks.report_curves import QUALITY_CURVES, colours, draw, equal_bits, target_bpp
-from benchmarks.report_pictures import (
+from inrwsi.benchmarks import report
+from inrwsi.benchmarks import report_tables as tables
+from inrwsi.benchmarks.report_curves import QUALITY_CURVES, colours, draw, equal_bits, target_bpp
+from inrwsi.benchmarks.report_pictures import (
     ByteMap,
     Crop,
     OctaveBytes,
@@ -31,8 +31,8 @@ from benchmarks.report_pictures import (
     rate_map,
     richest_window,
 )
-from benchmarks.report_svg import Axis, Series, chart
-from benchmarks.results import Run, load
+from inrwsi.benchmarks.report_svg import Axis, Series, chart
+from inrwsi.benchmarks.results import Run, load
 from inrwsi.errors import UsageError
 from inrwsi.formats.container import Container
 from tests.format.files import small_file
