@@ -40,7 +40,7 @@ LIBRARIES = ("inrwsi", "torch", "numpy", "numba", "openslide-python", "imagecode
 @click.option("--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Where all goes.")
 @click.option("--size", default="2048x2048", show_default=True, metavar="WxH", help="Of the generated slide.")
 @click.option("--bpp", type=float, default=4.0, show_default=True, help="As for inrwsi encode.")
-@click.option("--passes", type=int, default=6, show_default=True, help="As for inrwsi encode.")
+@click.option("--passes", type=int, default=3, show_default=True, help="As for inrwsi encode.")
 def main(slide: Path | None, out: Path, size: str, bpp: float, passes: int) -> None:
     """Encode a slide, decode a region of it at two magnifications, and print what it cost and what it kept."""
     out.mkdir(parents=True, exist_ok=True)

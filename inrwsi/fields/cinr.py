@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from inrwsi.fields.networks import Activation, DualFlowConfig, dual_flow_layers
 ACTIVATION_MAX = 127
 RELU_MAX = 255
 SINE_STEPS = 4096
+RADIANS_A_STEP = 2 * math.pi / SINE_STEPS
 MAX_TABLE_VALUES = 2**24
 MAX_TILE_PX = 4096
 BLOCK_PX = 128
@@ -174,15 +176,22 @@ def forward(layers: Mapping[str, tuple[Tensor, Tensor]], x: Tensor, *, dilation:
 
     def layer(name: str, x: Tensor) -> Tensor:
         weight, multiplier = layers[name]
-        return _activate(KINDS[name], _convolve(x, weight, d), multiplier, exact)
+        if exact:
+            return _activate(KINDS[name], _convolve(x, weight, d) * multiplier[:, None, None])
+        # in the fit the multiplier goes into the weights: one pass over the maps less, and rounding comes after it
+        return _activate_softly(KINDS[name], F.conv2d(x, weight * multiplier[:, None, None, None], dilation=d))
 
     flow = layer("mlp1.2", layer("mlp1.1", layer("mlp1.0", _crop(x, 2 * d))))
     waves = layer("cnn1.1", layer("cnn1.0", x))
     waves = layer("cnn2.1", layer("cnn2.0", torch.cat([waves, flow], dim=1)))
     flow = layer("mlp2.2", layer("mlp2.1", layer("mlp2.0", _crop(flow, 2 * d))))
     weight, multiplier = layers["last"]
-    total = _convolve(torch.cat([waves, flow], dim=1), weight, d)
-    return _to_samples(total * multiplier[:, None, None], exact)
+    x = torch.cat([waves, flow], dim=1)
+    if exact:
+        phase = _convolve(x, weight, d) * multiplier[:, None, None]
+        return _look_up(_sample_table(str(phase.device)), phase)
+    phase = F.conv2d(x, weight * multiplier[:, None, None, None], dilation=d)
+    return (torch.sin(phase * RADIANS_A_STEP) + 1) * 127.5
 
 
 def _crop(x: Tensor, by: int) -> Tensor:
@@ -197,21 +206,32 @@ def _convolve(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     return F.conv2d(x.to(weight.dtype), weight, dilation=dilation).to(torch.float32)
 
 
-def _activate(kind: str, total: Tensor, multiplier: Tensor, exact: bool) -> Tensor:
-    scaled = total * multiplier[:, None, None]
+def _activate(kind: str, scaled: Tensor) -> Tensor:
     if kind == "sine":
-        if exact:
-            return _look_up(_sine_table(str(total.device)), scaled)
-        return round_through(ACTIVATION_MAX * torch.sin(scaled * (2 * math.pi / SINE_STEPS)))
-    low = 0 if kind == "relu" else -ACTIVATION_MAX
-    high = RELU_MAX if kind == "relu" else ACTIVATION_MAX
-    return scaled.round().clamp_(low, high) if exact else round_through(scaled.clamp(low, high))
+        return _look_up(_sine_table(str(scaled.device)), scaled)
+    low, high = (0, RELU_MAX) if kind == "relu" else (-ACTIVATION_MAX, ACTIVATION_MAX)
+    return scaled.round().clamp_(low, high)
 
 
-def _to_samples(phase: Tensor, exact: bool) -> Tensor:
-    if exact:
-        return _look_up(_sample_table(str(phase.device)), phase)
-    return (torch.sin(phase * (2 * math.pi / SINE_STEPS)) + 1) * 127.5
+def _activate_softly(kind: str, scaled: Tensor) -> Tensor:
+    if kind == "sine":
+        return _RoundedSine.apply(scaled)
+    low, high = (0, RELU_MAX) if kind == "relu" else (-ACTIVATION_MAX, ACTIVATION_MAX)
+    return round_through(scaled.clamp(low, high))
+
+
+class _RoundedSine(torch.autograd.Function):
+    """round(127 sin(phase)), with the gradient of 127 sin(phase): the maps are passed over once each way."""
+
+    @staticmethod
+    def forward(ctx: Any, phase: Tensor) -> Tensor:
+        ctx.save_for_backward(phase)
+        return (phase * RADIANS_A_STEP).sin_().mul_(ACTIVATION_MAX).round_()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (phase,) = ctx.saved_tensors
+        return (phase * RADIANS_A_STEP).cos_().mul_(ACTIVATION_MAX * RADIANS_A_STEP).mul_(grads[0])
 
 
 def _look_up(table: Tensor, phase: Tensor) -> Tensor:
@@ -237,9 +257,19 @@ def _sample_table(device: str) -> Tensor:
     return torch.tensor(values, dtype=torch.float32, device=device)
 
 
+class _RoundThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.round()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0]
+
+
 def round_through(x: Tensor) -> Tensor:
     """Rounded, with the gradient of the identity (straight-through estimator, Bengio et al. 2013, section 2.3)."""
-    return x + (x.round() - x).detach()
+    return _RoundThrough.apply(x)
 
 
 def features(
