@@ -179,7 +179,7 @@ def forward(layers: Mapping[str, tuple[Tensor, Tensor]], x: Tensor, *, dilation:
         if exact:
             return _activate(KINDS[name], _convolve(x, weight, d) * multiplier[:, None, None])
         # in the fit the multiplier goes into the weights: one pass over the maps less, and rounding comes after it
-        return _activate_softly(KINDS[name], F.conv2d(x, weight * multiplier[:, None, None, None], dilation=d))
+        return _activate_softly(KINDS[name], F.conv2d(x, _scaled(weight, multiplier), dilation=d))
 
     flow = layer("mlp1.2", layer("mlp1.1", layer("mlp1.0", _crop(x, 2 * d))))
     waves = layer("cnn1.1", layer("cnn1.0", x))
@@ -190,8 +190,12 @@ def forward(layers: Mapping[str, tuple[Tensor, Tensor]], x: Tensor, *, dilation:
     if exact:
         phase = _convolve(x, weight, d) * multiplier[:, None, None]
         return _look_up(_sample_table(str(phase.device)), phase)
-    phase = F.conv2d(x, weight * multiplier[:, None, None, None], dilation=d)
+    phase = F.conv2d(x, _scaled(weight, multiplier), dilation=d)
     return (torch.sin(phase * RADIANS_A_STEP) + 1) * 127.5
+
+
+def _scaled(weight: Tensor, multiplier: Tensor) -> Tensor:
+    return (weight * multiplier[:, None, None, None]).to(torch.float32)
 
 
 def _crop(x: Tensor, by: int) -> Tensor:
