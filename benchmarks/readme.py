@@ -55,9 +55,15 @@ def main(check: bool) -> None:
 
 
 def load_results(root: Path) -> Results:
-    """The committed results under `root`. UsageError where one is missing or of another form."""
+    """The committed results under `root`: the full sets, or the quick ones until both full ones are there.
+
+    UsageError where one is missing or of another form.
+    """
     folder = root / FOLDER
-    return Results(load(RunSet, folder / "rate_distortion.json"), load(RunSet, folder / "speed.json"))
+    names = ("rate_distortion", "speed")
+    suffix = "" if all((folder / f"{name}.json").exists() for name in names) else "_quick"
+    rates, speed = (load(RunSet, folder / f"{name}{suffix}.json") for name in names)
+    return Results(rates, speed)
 
 
 def stale(root: Path, results: Results) -> dict[Path, bytes]:
