@@ -14,6 +14,7 @@ from inrwsi.errors import CorruptFile, UsageError
 from inrwsi.formats.container import Container
 from inrwsi.formats.header import Header
 from inrwsi.geometry import Rect, check_output_wh, output_wh
+from inrwsi.memory import give_back_free_pages
 from inrwsi.options import check_model
 from inrwsi.resample import AreaSum
 from inrwsi.tiles import CinrTiles
@@ -131,6 +132,7 @@ class Decoder:
                 for x in range(0, w, COLUMNS_AT_ONCE)
             ]
             yield parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+            give_back_free_pages()
 
     def _size(self, l0_wh: tuple[int, int], step: float, out_wh: tuple[int, int] | None) -> tuple[int, int]:
         if min(l0_wh) < 1:

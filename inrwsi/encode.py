@@ -25,6 +25,7 @@ from inrwsi.formats.source import SlideSource
 from inrwsi.formats.writer import ContainerWriter
 from inrwsi.geometry import Rect, chunk_rect
 from inrwsi.job import Job
+from inrwsi.memory import give_back_free_pages
 from inrwsi.options import EncodeOptions, EncodeReport, check_encodable
 from inrwsi.progress import Progress
 from inrwsi.tiles import pack_table
@@ -228,6 +229,7 @@ class _Coder:
             if number not in self.job:
                 for fitted, mse in self._fit_tile(number, tissue):
                     self.report(Progress("tiles", min(total, done + fitted), total, "Mpx", _db(mse)))
+                give_back_free_pages()
             done += size
 
     def _tile_mpx(self, number: int) -> float:

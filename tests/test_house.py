@@ -19,7 +19,7 @@ LAYERS = (
     (
         *("inrwsi.formats", "inrwsi.fields", "inrwsi.coding", "inrwsi.device", "inrwsi.metrics", "inrwsi.tissue"),
         *("inrwsi.sample", "inrwsi.sample_noise", "inrwsi.sample_paint", "inrwsi.sample_scene"),
-        *("inrwsi.resample", "inrwsi.job"),
+        *("inrwsi.resample", "inrwsi.job", "inrwsi.memory"),
     ),
     ("inrwsi.fit", "inrwsi.tiles", "inrwsi.options"),
     ("inrwsi.encode", "inrwsi.decode"),

@@ -230,3 +230,31 @@ def test_every_depth_of_tables_and_weights(
         low, high = stored
         assert low < 8 * sum(e.payload_bytes for e in entries) / (128 * 64) < high
         assert psnr(pixels, decoder.read_region((0, 0), (128, 64))) > 17.0
+
+
+def test_memory_does_not_grow_with_the_region(encoded: Encoded, tmp_path: Path) -> None:
+    """A tall slide of repeated tiles, decoded in strips: the second half takes no more memory than the first."""
+    from dataclasses import replace
+
+    from inrwsi.formats.writer import ContainerWriter
+
+    with Container.open(encoded.path) as small:
+        header = small.header
+        tall = replace(header, slide=replace(header.slide, width=1024, height=64 * 60))
+        payload = small.chunk(0, (0, 0)).payload
+        if payload is None:
+            raise ValueError("the chunk is blank")
+        with ContainerWriter(tmp_path / "tall.cinr", tall, weights=small.weights()) as writer:
+            for n in range(tall.chunk_count):
+                writer.put_chunk(0, (n % 16, n // 16), payload)
+            writer.finish()
+
+    def resident_mb() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("needs /proc to read its own memory")
+    with Decoder(tmp_path / "tall.cinr", device="cpu", cache_bytes=1 << 20) as decoder:
+        held = [resident_mb() for _ in decoder.strips((0, 0), tall.slide.l0_wh, strip_rows=64)]
+    assert len(held) == 60
+    assert max(held[30:]) < max(held[10:30]) + 12
