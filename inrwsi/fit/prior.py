@@ -1,0 +1,201 @@
+"""Training of the prior: the networks that the package ships, for all rates at once.
+
+    python -m inrwsi.fit.prior --slides ../shared/slides --out prior.safetensors --minutes 90
+
+Goes on from what `--out` holds. Recipe: CODEC.md, and `fit.pictures` for what is done to the crops.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inrwsi.coding import tensors
+from inrwsi.fields.octaves import RATE_WEIGHT, Octaves, OctavesConfig
+from inrwsi.fit.pictures import Crops, Picture, load
+
+OCTAVES = 5
+HARD_FROM = 0.6  # of the training: from here on the rate is that of the symbols, not of noise about them
+COARSE_WEIGHT = 0.1  # of the error of the octaves above level 0, which views of lower magnification show
+TRAINED_ON = {  # name to weight; all CC0 or CC BY 4.0 (README, credits)
+    "CMU-1-Small-Region.svs": 0.7,
+    "duodenum-NET-HE.png": 1.0,
+    "duodenum-NET-synaptophysin-IHC.png": 1.0,
+    "liver-HE.png": 1.0,
+    "stomach-ectopic-pancreas-HE.png": 1.0,
+    "kidney-oncocytoma-HE.png": 1.0,
+    "stomach-giemsa.png": 1.0,
+    "parasite-HE.png": 1.0,
+    "pituitary-adenoma-HE.png": 1.0,
+    "glioma-squash-HE.png": 1.0,
+    "bowel-amyloid-crystal-violet.png": 1.0,
+}
+HELD_OUT = ("lymph-node-anthracosis-HE.png", "kidney-pale-HE.png", "stomach-pylori-IHC.png")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a training is. `steps` is the length of the learning rate's cosine."""
+
+    steps: int = 12000
+    batch: int = 4
+    crop_px: int = 256
+    learning_rate: float = 2e-3
+    least_step: float = 6.0
+    most_step: float = 110.0
+    seed: int = 0
+
+
+class Training:
+    """One training that can be stopped and gone on with; the same whatever the stops, on one machine."""
+
+    def __init__(self, config: OctavesConfig, recipe: Recipe, pictures: list[Picture], device: torch.device) -> None:
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.device = recipe, device
+        self.model = Octaves(config).to(device, memory_format=torch.channels_last)
+        self.optimiser = torch.optim.Adam(self.model.parameters(), recipe.learning_rate, betas=(0.9, 0.98), fused=True)
+        self.step_number = 0
+        self._crops = Crops(pictures, recipe.crop_px, recipe.seed)
+        self._ahead = ThreadPoolExecutor(2)
+        self._next: tuple[int, list] = (-1, [])
+
+    def _batch(self) -> Tensor:
+        size = self.recipe.batch
+        number, coming = self._next
+        if number != self.step_number:
+            coming = self._draw(self.step_number)
+        self._next = (self.step_number + 1, self._draw(self.step_number + 1))
+        crops = np.stack([c.result() for c in coming])
+        return torch.from_numpy(crops).to(self.device).contiguous(memory_format=torch.channels_last)
+
+    def _draw(self, step_number: int) -> list:
+        size = self.recipe.batch
+        return [self._ahead.submit(self._crops, n) for n in range(step_number * size, (step_number + 1) * size)]
+
+    def step(self) -> tuple[float, float, float]:
+        """One batch. Returns the loss, bits a pixel and mean squared error in squared steps."""
+        recipe = self.recipe
+        x = self._batch()
+        rng = np.random.default_rng((recipe.seed, 1, self.step_number))
+        logs = rng.uniform(math.log(recipe.least_step), math.log(recipe.most_step), len(x))
+        step = torch.tensor(np.exp(logs), dtype=torch.float32, device=self.device).view(-1, 1, 1, 1)
+        torch.manual_seed(self.step_number)
+        done = self.step_number / recipe.steps
+        for group in self.optimiser.param_groups:
+            group["lr"] = recipe.learning_rate * min(1.0, (self.step_number + 1) / 200) * _cosine(done)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            decoded, truth, bits = self.model(x, step, OCTAVES, hard=done >= HARD_FROM)
+        unit = step.view(-1) ** 2
+        errors = [((d - t) ** 2).mean((1, 2, 3)) / unit for d, t in zip(decoded, truth, strict=True)]
+        bpp = torch.stack(bits).sum(0) / x.shape[2] / x.shape[3]
+        loss = (errors[0] + COARSE_WEIGHT * sum(errors[1:])) / RATE_WEIGHT + bpp
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.mean().backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 3.0)
+        self.optimiser.step()
+        self.step_number += 1
+        return loss.mean().item(), bpp.mean().item(), errors[0].mean().item()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that going on needs."""
+        out = {f"model.{k}": v.detach().cpu().numpy() for k, v in self.model.state_dict().items()}
+        for n, p in enumerate(self.model.parameters()):
+            held = self.optimiser.state.get(p, {})
+            out |= {f"adam.{n}.{k}": np.atleast_1d(v.detach().cpu().numpy()) for k, v in held.items()}
+        out["step_number"] = np.array([self.step_number], np.int64)
+        return {k: np.ascontiguousarray(v) for k, v in out.items()}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from what `state` gave."""
+        self.model.load_state_dict({k[6:]: torch.from_numpy(v) for k, v in state.items() if k.startswith("model.")})
+        for n, p in enumerate(self.model.parameters()):
+            held = {k.rsplit(".", 1)[1]: v for k, v in state.items() if k.startswith(f"adam.{n}.")}
+            if held:
+                self.optimiser.state[p] = {
+                    "step": torch.tensor(float(held["step"][0])),
+                    "exp_avg": torch.from_numpy(held["exp_avg"]).to(p),
+                    "exp_avg_sq": torch.from_numpy(held["exp_avg_sq"]).to(p),
+                }
+        self.step_number = int(state["step_number"][0])
+
+
+def _cosine(done: float) -> float:
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def pictures_of(folder: Path, extra: list[Path]) -> list[Picture]:
+    """The pictures that weights may be trained on, from the folder of development slides and elsewhere."""
+    found = [load(folder / name, weight, n) for n, (name, weight) in enumerate(TRAINED_ON.items())]
+    return found + [load(path, 2.0, 100 + n) for n, path in enumerate(extra)]
+
+
+def train(training: Training, out: Path, seconds: float, save_every: float = 120.0) -> Iterator[str]:
+    """Train until the recipe or the time is used up, saving to `out` now and then. Yields a line of progress."""
+    began = saved = time.monotonic()
+    first, seen = training.step_number, []
+    while training.step_number < training.recipe.steps and time.monotonic() - began < seconds:
+        seen.append(training.step())
+        now = time.monotonic()
+        if training.step_number % 100 == 0:
+            loss, bpp, error = np.mean(seen, 0)
+            rate = (training.step_number - first) / (now - began)
+            left = (training.recipe.steps - training.step_number) / rate / 60
+            seen = []
+            yield (
+                f"step {training.step_number} of {training.recipe.steps}: loss {loss:.4f}, {bpp:.3f} bpp, "
+                f"error {error:.5f} steps^2, {rate:.2f} steps/s, {left:.0f} min left"
+            )
+        if now - saved > save_every:
+            save(training, out)
+            saved = now
+    save(training, out)
+
+
+def save(training: Training, out: Path) -> None:
+    """The whole state, by rename."""
+    partial = out.with_name(out.name + ".partial")
+    partial.write_bytes(tensors.pack(training.state()))
+    os.replace(partial, out)
+
+
+def resume(training: Training, out: Path) -> None:
+    """Go on with what `save` wrote."""
+    expected = {k: (v.shape, v.dtype.name) for k, v in training.state().items() if not k.startswith("adam.")}
+    for n, p in enumerate(training.model.parameters()):
+        expected |= {f"adam.{n}.{k}": (tuple(p.shape), "float32") for k in ("exp_avg", "exp_avg_sq")}
+        expected[f"adam.{n}.step"] = ((1,), "float32")
+    training.restore(tensors.unpack(out.read_bytes(), expected))
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--slides", type=Path, required=True, help="folder of the development slides")
+    parser.add_argument("--also", type=Path, nargs="*", default=[], help="further slides to train on")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write, or to go on from")
+    parser.add_argument("--minutes", type=float, default=1e9, help="stop after this long; go on with the same command")
+    parser.add_argument("--steps", type=int, default=Recipe.steps, help="length of the training")
+    parser.add_argument("--batch", type=int, default=Recipe.batch)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    recipe = Recipe(steps=args.steps, batch=args.batch)
+    training = Training(OctavesConfig(), recipe, pictures_of(args.slides, args.also), torch.device(args.device))
+    if args.out.exists():
+        resume(training, args.out)
+    print(f"{asdict(recipe)}, from step {training.step_number}", flush=True)
+    for line in train(training, args.out, args.minutes * 60):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
