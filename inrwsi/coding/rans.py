@@ -14,7 +14,7 @@ A payload is one of (numbers are little-endian; the last byte of a state is not 
     header (1) | 4 states | words       longer: bit i of the header says that the state of lane i has 4 bytes, not 3
     header (1) | state | words          longer, header 16: one lane, of a stream that four lanes would make too short
 
-A value without a frequency is an escape, followed in its lane by the LEB128 bytes of its zigzag code, 8 plain bits each.
+A value without a frequency is an escape, followed in its lane by its zigzag code: LEB128 bytes, 8 plain bits each.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def encode(symbols: np.ndarray, scales: np.ndarray, tables: FrequencyTables) -> 
     if symbols.shape != scales.shape or symbols.dtype not in (np.int16, np.int32):
         raise ValueError(f"symbols are {symbols.dtype}{list(symbols.shape)}, should be int32[{scales.size}]")
     values, rows = np.empty(scales.size + 1, np.int32), np.empty(scales.size + 1, np.uint8)
-    symbols = np.require(symbols, np.int32, "CW")
+    symbols = np.require(symbols, np.int32, ["C", "W"])
     n_coded, n_escaped = _gather(symbols, scales, tables.frequencies, values, rows)
     if n_coded == _SKIPPED_NOT_ZERO:
         raise ValueError("a symbol of scale 0 is not 0")
@@ -165,7 +165,7 @@ def _scales(scales: np.ndarray, tables: FrequencyTables) -> np.ndarray:
         raise ValueError(f"scale indices are {scales.dtype}{list(scales.shape)}, should be a list of uint8")
     if scales.size and int(scales.max()) >= tables.n_scales:
         raise ValueError(f"scale index {scales.max()}, but the tables have {tables.n_scales}")
-    return np.require(scales, requirements="CW")  # one kind of array, or the kernels are compiled for each
+    return np.require(scales, requirements=["C", "W"])  # one kind of array, or the kernels are compiled for each
 
 
 def _start(lanes: int) -> int:
