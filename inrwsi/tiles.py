@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
-from typing import Generic, TypeVar
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -17,38 +14,11 @@ from inrwsi.errors import Cause, CorruptFile
 from inrwsi.fields.cinr import BLOCK_PX, MAX_TABLE_VALUES, MAX_TILE_PX, CinrConfig, IntegerField
 from inrwsi.formats.container import Container
 from inrwsi.geometry import Rect, chunk_rect
+from inrwsi.lru import Lru
+from inrwsi.resample import Sampling
 
 MAX_FINER = 16
 MAX_BLOCK_SAMPLES = 512
-
-V = TypeVar("V")
-
-
-class Lru(Generic[V]):
-    """The least recently used entries go first once `limit_bytes` are held. Thread safe."""
-
-    def __init__(self, limit_bytes: int, size_of: Callable[[V], int]) -> None:
-        self._limit, self._size_of = limit_bytes, size_of
-        self._held = 0
-        self._entries: OrderedDict[Hashable, V] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: Hashable) -> V | None:
-        with self._lock:
-            value = self._entries.get(key)
-            if value is not None:
-                self._entries.move_to_end(key)
-            return value
-
-    def put(self, key: Hashable, value: V) -> None:
-        with self._lock:
-            if key in self._entries:
-                return
-            self._entries[key] = value
-            self._held += self._size_of(value)
-            while self._held > self._limit and self._entries:
-                _, gone = self._entries.popitem(last=False)
-                self._held -= self._size_of(gone)
 
 
 class CinrTiles:
@@ -98,17 +68,20 @@ class CinrTiles:
         except ValueError as error:
             raise CorruptFile(self._container.path, Cause.WEIGHTS, str(error)) from None
 
-    def samples_per_px(self, step: float) -> int:
-        """Samples of the field a level-0 pixel for an output pixel of `step` level-0 pixels: 1, or more past native."""
-        return min(MAX_FINER, max(1, math.ceil(1 / step - 1e-9)))
+    def sampling(self, step: float) -> Sampling:
+        """Samples for an output pixel of `step` level-0 pixels: the pixels, or past native the field between them."""
+        return Sampling(finer=min(MAX_FINER, max(1, math.ceil(1 / step - 1e-9))))
 
-    def blocks(self, rect: Rect, finer: int) -> Iterator[tuple[Rect, np.ndarray | tuple[int, ...] | CorruptFile]]:
-        """What covers `rect`, in samples of 1 / `finer` level-0 pixel, already cut to the slide.
+    def blocks(
+        self, rect: Rect, sampling: Sampling
+    ) -> Iterator[tuple[Rect, np.ndarray | tuple[int, ...] | CorruptFile]]:
+        """What covers `rect`, in samples, already cut to the slide.
 
         Yields:
             A rectangle in samples, and its (h, w, channels) uint8 samples, its one colour where it is blank, or what
             is wrong with its chunk. Every sample of `rect` is covered once; rectangles may reach beyond it.
         """
+        finer = sampling.finer
         chunk_px = self._header.grid.chunk_px * finer
         for j in range(rect.y // chunk_px, (rect.y + rect.h - 1) // chunk_px + 1):
             for i in range(rect.x // chunk_px, (rect.x + rect.w - 1) // chunk_px + 1):

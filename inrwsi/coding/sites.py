@@ -1,0 +1,150 @@
+"""The integers between the entropy coder and the networks of model `octaves`: network inputs, passes, dequantisation.
+
+Numbers are in the units that SPEC.md, Annex B, gives: a coefficient or mean is in 1 / 16 of the octave's quantiser unit, a
+pixel in 1 / 64 grey level, a step in 1 / 1024 grey level. Sums are in 64 bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+SEEN_MAX = 255
+_JIT = {"nogil": True, "cache": True, "boundscheck": False}
+
+
+def log2_fixed(value: int) -> int:
+    """log2 of a positive integer in units of 2^-16, by squaring: the same everywhere, unlike a float logarithm."""
+    whole = value.bit_length() - 1
+    mantissa = (value << 31) >> whole  # in [2^31, 2^32)
+    result = whole
+    for _ in range(16):
+        mantissa = (mantissa * mantissa) >> 31
+        bit = mantissa >> 32
+        mantissa >>= bit
+        result = 2 * result + bit
+    return result
+
+
+def step_logs(octave_step: int) -> tuple[int, int]:
+    """What the networks see of an octave's step (1 / 1024 grey): (log2(grey levels) - 3) / 4 and its square, in 1 / 128."""
+    log = (log2_fixed(octave_step) * 32 + (1 << 15)) // (1 << 16) - 13 * 32
+    return log, (log * log + 64) // 128
+
+
+@njit(**_JIT)
+def trunk_inputs(below: np.ndarray, features: np.ndarray, octave_step: int) -> np.ndarray:
+    """(h, w, 6 + F) float32 integers: below in grey levels, its high-pass in 1 / 8 step, and the features.
+
+    Args:
+        below: (3, h, w) int16.
+        features: (F, h, w) uint8.
+        octave_step: in 1 / 1024 grey level.
+    """
+    count, h, w = features.shape
+    out = np.empty((h, w, 6 + count), np.float32)
+    for c in range(3):
+        for i in range(h):
+            up, down = max(i - 1, 0), min(i + 1, h - 1)
+            for x in range(w):
+                left, right = max(x - 1, 0), min(x + 1, w - 1)
+                total = np.int64(0)
+                for k in (up, i, down):
+                    total += np.int64(below[c, k, left]) + below[c, k, x] + below[c, k, right]
+                here = np.int64(below[c, i, x])
+                # (9 here - total) / 9 is in 1 / 64 grey; times 8 a step
+                high = ((9 * here - total) * 128 * 2 + 9 * octave_step) // (18 * octave_step)
+                out[i, x, c] = min(max((here + 32) >> 6, -SEEN_MAX), SEEN_MAX)
+                out[i, x, 3 + c] = min(max(high, -SEEN_MAX), SEEN_MAX)
+    for c in range(count):
+        for i in range(h):
+            for x in range(w):
+                out[i, x, 6 + c] = features[c, i, x]
+    return out
+
+
+@njit(**_JIT)
+def place(values: np.ndarray, pass_values: np.ndarray, first_band: int, white: bool) -> None:
+    """Put a pass's coefficients (2, h/2, w/2, bands) int32 at their sites of `values` (h, w, 9)."""
+    _, h, w, bands = pass_values.shape
+    for half in range(2):
+        dx = (1 - half) if white else half
+        for i in range(h):
+            for x in range(w):
+                for b in range(bands):
+                    values[2 * i + half, 2 * x + dx, first_band + b] = pass_values[half, i, x, b]
+
+
+@njit(**_JIT)
+def seen_inputs(values: np.ndarray, first_band: int, bands: int, pad: int) -> np.ndarray:
+    """(h + 2 pad, w + 2 pad, bands) float32 integers in quarters of a unit, zero around."""
+    h, w, _ = values.shape
+    out = np.zeros((h + 2 * pad, w + 2 * pad, bands), np.float32)
+    for i in range(h):
+        for x in range(w):
+            for b in range(bands):
+                quarter = (values[i, x, first_band + b] + 2) >> 2
+                out[i + pad, x + pad, b] = min(max(quarter, -SEEN_MAX), SEEN_MAX)
+    return out
+
+
+@njit(**_JIT)
+def dequantise(values: np.ndarray, band_steps: np.ndarray) -> np.ndarray:
+    """Details (3, 3, h, w) int32 in 1 / 64 grey level, from (h, w, 9) int32 and each band's unit in 1 / 1024 grey."""
+    h, w, _ = values.shape
+    out = np.empty((3, 3, h, w), np.int32)
+    for c in range(3):
+        for b in range(3):
+            step = np.int64(band_steps[3 * c + b])
+            for i in range(h):
+                for x in range(w):
+                    detail = (np.int64(values[i, x, 3 * c + b]) * step + 128) >> 8
+                    out[c, b, i, x] = min(max(detail, -(1 << 20)), 1 << 20)
+    return out
+
+
+@njit(**_JIT)
+def residual_pixels(out: np.ndarray, octave_step: int) -> np.ndarray:
+    """(3, 2 h, 2 w) int32 in 1 / 64 grey level from the network's (h, w, 12) float32 integers in 1 / 256 step."""
+    h, w, _ = out.shape
+    pixels = np.empty((3, 2 * h, 2 * w), np.int32)
+    for c in range(3):
+        for i in range(h):
+            for x in range(w):
+                for k in range(4):
+                    value = np.int64(out[i, x, 4 * c + k]) * octave_step
+                    pixels[c, 2 * i + (k >> 1), 2 * x + (k & 1)] = (value + (1 << 11)) >> 12
+    return pixels
+
+
+@njit(**_JIT)
+def shuffle_features(out: np.ndarray) -> np.ndarray:
+    """(F, 2 h, 2 w) uint8 from the network's (h, w, 4 F) float32 integers."""
+    h, w, channels = out.shape
+    features = np.empty((channels // 4, 2 * h, 2 * w), np.uint8)
+    for i in range(h):
+        for x in range(w):
+            for c in range(channels // 4):
+                for k in range(4):
+                    features[c, 2 * i + (k >> 1), 2 * x + (k & 1)] = np.uint8(out[i, x, 4 * c + k])
+    return features
+
+
+@njit(**_JIT)
+def choose(units: np.ndarray, means: np.ndarray, scales: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """The symbols that cost least, of units (n,) float32 about means (n,) int32 in 1 / 16: (n,) int32.
+
+    `thresholds` (scales, 2) float32: how far past a whole number, of size 0 or more, the next one begins to pay.
+    A scale of 0 always gives 0.
+    """
+    out = np.zeros(len(units), np.int32)
+    for n in range(len(units)):
+        if scales[n] == 0:
+            continue
+        x = units[n] - np.float32(means[n]) / np.float32(16)
+        size = abs(x)
+        near = np.floor(min(size, np.float32(1e6)))
+        more = thresholds[scales[n], 1 if near > 0 else 0]
+        symbol = np.int32(near) + (1 if size - near > more else 0)
+        out[n] = -symbol if x < 0 else symbol
+    return out

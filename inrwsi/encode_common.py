@@ -1,0 +1,179 @@
+"""What the encoders of all models share: the slide's facts, the sections beside the chunks, and the file's assembly."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+import inrwsi
+from inrwsi.formats.header import AssociatedInfo, GridInfo, Header, SlideInfo
+from inrwsi.formats.source import SlideSource
+from inrwsi.formats.writer import ContainerWriter
+from inrwsi.options import EncodeOptions
+from inrwsi.progress import Progress
+
+OVERVIEW_PX = 1024
+PREVIEW_PX = 512
+PREVIEW_FROM_PX = 4 * PREVIEW_PX  # a smaller slide is its own preview
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One encoding.
+
+    Attributes:
+        source: the open slide.
+        out: the file to make.
+        options: how.
+        overview: (h, w, C) uint8, the whole slide at `OVERVIEW_PX`.
+        tissue: (h, w) bool, where the overview shows something.
+        device: where networks run.
+        report: takes the progress.
+        resume, overwrite: what to do with what an earlier run left.
+    """
+
+    source: SlideSource
+    out: Path
+    options: EncodeOptions
+    overview: np.ndarray
+    tissue: np.ndarray
+    device: torch.device
+    report: Report
+    resume: bool
+    overwrite: bool
+
+    @property
+    def l0_wh(self) -> tuple[int, int]:
+        return (self.source.width, self.source.height)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a model's encoder made: chunks and bytes of the file, and what it measured on the way."""
+
+    cinr_bytes: int
+    blank_chunks: int
+    coded_chunks: int
+    psnr_db: float | None = None
+    step: int | None = None
+
+
+def header_of(task: Task, grid: GridInfo, model: dict[str, Any]) -> Header:
+    """The header, but for the sections that `Sections` brings."""
+    source = task.source
+    slide = SlideInfo(
+        width=source.width,
+        height=source.height,
+        channels=source.channels,
+        bit_depth=source.bit_depth,
+        background=tuple(source.background),
+        mpp_um=source.mpp_um,
+        mpp_source=source.mpp_source,
+        objective_power=source.objective_power,
+        objective_source=source.objective_source,
+    )
+    software = {"inrwsi": inrwsi.__version__, "torch": torch.__version__}
+    return Header(slide=slide, grid=grid, model=model, metadata=dict(source.metadata), software=software)
+
+
+def about(task: Task, model: dict[str, Any], settings: Any) -> dict[str, Any]:
+    """What must be the same for an interrupted encoding to go on.
+
+    Args:
+        settings: the model's own, a dataclass.
+    """
+    source, options = task.source, task.options
+    return {
+        "source": f"{source.width}x{source.height}x{source.channels}, {sha256(task.overview.tobytes()).hexdigest()}",
+        "software": f"inrwsi {inrwsi.__version__}",
+        **asdict(settings),
+        "model": model,
+        "seed": options.seed,
+        "device": options.device,
+        "keep_associated": list(options.keep_associated),
+        "memory_mb": options.memory_mb,
+    }
+
+
+@dataclass(frozen=True)
+class Sections:
+    """What stands in a file beside header, weights and chunks."""
+
+    icc: bytes | None
+    preview: bytes | None
+    associated: tuple[bytes, ...]
+    infos: tuple[AssociatedInfo, ...]
+
+    @classmethod
+    def of(cls, task: Task) -> Sections:
+        """Read and pack them."""
+        preview = _preview(task.overview) if max(task.l0_wh) > PREVIEW_FROM_PX else None
+        pictures, infos = [], []
+        for name in task.options.keep_associated:
+            pixels = task.source.read_associated(name)
+            pictures.append(_image_bytes(pixels, "png"))
+            infos.append(AssociatedInfo(name, pixels.shape[1], pixels.shape[0], "png"))
+        return cls(task.source.icc, preview, tuple(pictures), tuple(infos))
+
+    @property
+    def nbytes(self) -> int:
+        """Of all of them, before the container packs them."""
+        return len(self.icc or b"") + len(self.preview or b"") + sum(map(len, self.associated))
+
+
+def write_file(
+    path: Path,
+    header: Header,
+    weights: bytes | None,
+    sections: Sections,
+    chunks: Iterable[tuple[int, bytes, bool]],
+    report: Callable[[int, int], None],
+) -> int:
+    """Assemble a file; returns its size in bytes.
+
+    Args:
+        chunks: (number, payload, False), or (number, the colour's bytes, True) of a blank one, each chunk once. In
+            order of number: the same bytes in whatever order they were made.
+        report: takes chunks written and chunks in all.
+    """
+    whole = replace(header, preview_format="jpeg" if sections.preview else None, associated=sections.infos)
+    with ContainerWriter(
+        path, whole, weights=weights, icc=sections.icc, preview=sections.preview, associated=sections.associated
+    ) as writer:
+        for number, payload, blank in chunks:
+            octave, ij = whole.chunk_at(number)
+            if blank:
+                writer.put_blank(octave, ij, tuple(payload))
+            else:
+                writer.put_chunk(octave, ij, payload)
+            report(number + 1, whole.chunk_count)
+        return writer.finish()
+
+
+def db(mse: float) -> str:
+    """Mean squared error in levels of 255, as PSNR for a person."""
+    return f"{10 * np.log10(255.0**2 / max(mse, 1e-9)):.2f} dB"
+
+
+def _preview(overview: np.ndarray) -> bytes:
+    by = -(-max(overview.shape[:2]) // PREVIEW_PX)
+    h, w = overview.shape[0] // by * by, overview.shape[1] // by * by
+    small = overview[: max(h, 1), : max(w, 1)]
+    if by > 1 and h and w:
+        small = small.reshape(h // by, by, w // by, by, -1).mean(axis=(1, 3)).round().astype(np.uint8)
+    return _image_bytes(small, "jpeg")
+
+
+def _image_bytes(pixels: np.ndarray, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.squeeze()).save(buffer, kind, **({"quality": 80} if kind == "jpeg" else {"optimize": True}))
+    return buffer.getvalue()

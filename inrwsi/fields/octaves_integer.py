@@ -1,0 +1,251 @@
+"""The networks of model `octaves` in integers: what files are coded with, both ways.
+
+Activations are whole numbers from 0 to 255 (inputs from -255 to 255), weights from -127 to 127; a layer's sums stay below
+2^24, so a convolution of them in fp32, or in bf16 with fp32 sums, is exact in any order. A sum is then rounded to eight
+significant bits (bfloat16, half to even): that is what a bf16 convolution hands over anyway, where the machine has
+fast ones, and costs one instruction where it has not. Rescaling is an addition and a power of two, both exact. So
+the same file gives the same integers on every CPU, GPU and thread count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from inrwsi.coding import lifting, sites
+from inrwsi.fields.octaves_model import FEATURES, Decoded
+
+WIDTH, HEAD_WIDTH, SQUEEZE = 32, 32, 10
+NETS = 4
+SCALES = 64
+MEAN_MAX = 127 * 16
+SCALE_OFFSET = 33
+PIXEL_OUT_MAX = 2**15
+LEAST_STEP = 256  # of an octave, in 1 / 1024 grey level
+FACTOR_UNIT = 4096
+MAX_SUM = 2**24
+PASSES = ((0, 3, False, 0, 0), (0, 3, True, 3, 5), (3, 6, False, 3, 3), (3, 6, True, 9, 3))
+"""Of each pass: first band, bands, at the white sites?, bands it sees, kernel it sees them through."""
+
+Coder = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
+"""(pass, means (n,) int32, scale indices (n,) uint8) -> symbols (n,) int32; a read or a choice."""
+
+
+def layer_shapes() -> dict[str, tuple[int, int, int, int]]:
+    """Every convolution of a net: name to (out, in, kernel, kernel)."""
+    shapes = {
+        "trunk1": (WIDTH, 6 + FEATURES + 2, 3, 3),
+        "trunk2": (WIDTH, WIDTH, 3, 3),
+        "squeeze": (SQUEEZE, WIDTH, 1, 1),
+        "synthesis1": (WIDTH, SQUEEZE + 9, 3, 3),
+        "synthesis2": (WIDTH, WIDTH, 3, 3),
+        "pixels": (12, WIDTH, 1, 1),
+        "up": (4 * FEATURES, WIDTH, 1, 1),
+    }
+    for number, (_, bands, _, seen, kernel) in enumerate(PASSES):
+        shapes[f"heads.{number}.features"] = (HEAD_WIDTH, WIDTH, 1, 1)
+        if seen:
+            shapes[f"heads.{number}.neighbours"] = (HEAD_WIDTH, seen, kernel, kernel)
+        shapes[f"heads.{number}.hidden"] = (HEAD_WIDTH, HEAD_WIDTH, 1, 1)
+        shapes[f"heads.{number}.out"] = (2 * bands, HEAD_WIDTH, 1, 1)
+    return shapes
+
+
+def net_tensors() -> dict[str, tuple[tuple[int, ...], str]]:
+    """Every tensor of one net: name to (shape, dtype). `neighbours` share bias and shift of `features`."""
+    tensors: dict[str, tuple[tuple[int, ...], str]] = {"inverse_factor": ((9,), "int32")}
+    for name, shape in layer_shapes().items():
+        tensors[f"{name}.weight"] = (shape, "int8")
+        if not name.endswith("neighbours"):
+            tensors[f"{name}.bias"] = (shape[:1], "int32")
+            tensors[f"{name}.shift"] = (shape[:1], "int8")
+    return tensors
+
+
+def octave_step(step: int, octave: int) -> int:
+    """The step of an octave, in 1 / 1024 grey level of its own pixels."""
+    return max(step >> octave, LEAST_STEP)
+
+
+def net_of(octave: int) -> int:
+    """Which net codes an octave: the coarser ones share the last."""
+    return min(octave, NETS - 1)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    weight: Tensor
+    bias: Tensor
+    scale: Tensor
+
+
+class IntegerNet:
+    """One net at one step.
+
+    Args:
+        tensors: as `net_tensors` lists them.
+        step: of the octave, in 1 / 1024 grey level.
+        device: where to compute.
+        fast: bf16 convolutions; chosen by `fast_bf16` where the machine has them. The result is the same.
+
+    Raises:
+        ValueError: a weight, bias or shift with which sums could leave 24 bits.
+    """
+
+    def __init__(self, tensors: Mapping[str, np.ndarray], step: int, device: torch.device, *, fast: bool) -> None:
+        check_net(tensors)
+        self._step, self._device = step, device
+        self._dtype = torch.bfloat16 if fast else torch.float32
+        inverse = tensors["inverse_factor"].astype(np.int64)
+        self.band_steps = np.maximum((inverse * step) // FACTOR_UNIT, 1)
+        logs = np.array(sites.step_logs(step), np.int64)
+        self._layers = {}
+        for name, shape in layer_shapes().items():
+            weight = tensors[f"{name}.weight"]
+            if name.endswith("neighbours"):
+                self._layers[name] = _Layer(self._weight(weight), torch.empty(0), torch.empty(0))
+                continue
+            bias = tensors[f"{name}.bias"].astype(np.int64)
+            if name == "trunk1":  # the step's logarithm is the same at every site: it belongs to the bias
+                bias = bias + weight[:, -2:].astype(np.int64).sum((2, 3)) @ logs
+                weight = weight[:, :-2]
+            shift = 2.0 ** -tensors[f"{name}.shift"].astype(np.float64)
+            self._layers[name] = _Layer(
+                self._weight(weight), self._column(bias.astype(np.float64)), self._column(shift)
+            )
+
+    def _weight(self, weight: np.ndarray) -> Tensor:
+        held = torch.from_numpy(np.ascontiguousarray(weight)).to(self._device, self._dtype)
+        return held.contiguous(memory_format=torch.channels_last)
+
+    def _column(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values.astype(np.float32)).to(self._device).view(1, -1, 1, 1)
+
+    def _sum(self, name: str, x: Tensor, stride: int = 1) -> Tensor:
+        """A convolution without padding, rounded to eight significant bits."""
+        total = F.conv2d(x, self._layers[name].weight, stride=stride)
+        return total.float() if total.dtype == torch.bfloat16 else total.bfloat16().float()
+
+    def _rescale(self, name: str, total: Tensor, low: float, high: float) -> Tensor:
+        layer = self._layers[name]
+        return total.add_(layer.bias).mul_(layer.scale).round_().clamp_(low, high)
+
+    def _relu(self, name: str, x: Tensor) -> Tensor:
+        return self._rescale(name, self._sum(name, x), 0.0, 255.0).to(self._dtype)
+
+    def _tensor(self, interleaved: np.ndarray) -> Tensor:
+        """(h, w, C) float32 to (1, C, h, w), channels last."""
+        return torch.from_numpy(interleaved).to(self._device, self._dtype).permute(2, 0, 1).unsqueeze(0)
+
+    @staticmethod
+    def _array(x: Tensor) -> np.ndarray:
+        """(B, C, h, w) to (B, h, w, C) float32 in memory order."""
+        return x.float().permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+    @torch.inference_mode()
+    def run(self, below: np.ndarray, features: np.ndarray, coder: Coder, *, hand_up: bool) -> Decoded:
+        """Code an octave of a chunk: the same for the reading and the writing of it.
+
+        Args:
+            below: (3, h, w) int16, the decoded octave below; h and w even.
+            features: (FEATURES, h, w) uint8, what it handed up.
+            coder: gives each pass's symbols.
+            hand_up: compute the features of this octave.
+
+        Returns:
+            The chunk at (2 h, 2 w).
+        """
+        _, h, w = below.shape
+        x = self._tensor(sites.trunk_inputs(below, features, self._step))
+        trunk = self._relu("trunk2", _replicate(self._relu("trunk1", _replicate(x))))
+        at = (_sites(trunk, False), _sites(trunk, True))
+        values = np.zeros((h, w, 9), np.int32)
+        for number, (first, bands, white, seen, kernel) in enumerate(PASSES):
+            mean, scale = self._head(number, at[white], values, seen, kernel, white, bands)
+            symbols = coder(number, mean.reshape(-1), scale.reshape(-1))
+            pass_values = symbols.reshape(mean.shape) * 16 + mean
+            sites.place(values, pass_values, first, white)
+        return self._synthesise(trunk, below, values, hand_up=hand_up)
+
+    def _head(
+        self, number: int, at: Tensor, values: np.ndarray, seen: int, kernel: int, white: bool, bands: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Means (2, h/2, w/2, bands) int32 in 1 / 16 unit and scale indices uint8 of a pass."""
+        name = f"heads.{number}"
+        total = self._sum(f"{name}.features", at)
+        if seen:
+            pad = kernel // 2
+            padded = self._tensor(sites.seen_inputs(values, 0, seen, pad))
+            total += torch.cat([self._sum(f"{name}.neighbours", part, 2) for part in _phases(padded, white, pad)])
+        hidden = self._rescale(f"{name}.features", total, 0.0, 255.0).to(self._dtype)
+        hidden = self._relu(f"{name}.hidden", hidden)
+        out = self._array(self._rescale(f"{name}.out", self._sum(f"{name}.out", hidden), -MEAN_MAX, MEAN_MAX))
+        mean = out[..., :bands].astype(np.int32)
+        scale = np.clip(out[..., bands:] + SCALE_OFFSET, 0, SCALES - 1).astype(np.uint8)
+        return mean, scale
+
+    def _synthesise(self, trunk: Tensor, below: np.ndarray, values: np.ndarray, *, hand_up: bool) -> Decoded:
+        seen = self._tensor(sites.seen_inputs(values, 0, 9, 0))
+        x = torch.cat((self._relu("squeeze", trunk), seen), 1)
+        x = self._relu("synthesis2", _replicate(self._relu("synthesis1", _replicate(x))))
+        out = self._rescale("pixels", self._sum("pixels", x), -PIXEL_OUT_MAX, PIXEL_OUT_MAX)
+        residual = sites.residual_pixels(self._array(out)[0], self._step)
+        pixels = lifting.inverse97(below, sites.dequantise(values, self.band_steps), residual)
+        if not hand_up:
+            return Decoded(pixels, None)
+        up = self._rescale("up", self._sum("up", x), 0.0, 255.0)
+        return Decoded(pixels, sites.shuffle_features(self._array(up)[0]))
+
+
+def _replicate(x: Tensor) -> Tensor:
+    x = torch.cat((x[..., :1, :], x, x[..., -1:, :]), -2)
+    return torch.cat((x[..., :1], x, x[..., -1:]), -1).contiguous(memory_format=torch.channels_last)
+
+
+def _sites(x: Tensor, white: bool) -> Tensor:
+    """The black or white sites of (1, C, h, w): (2, C, h/2, w/2)."""
+    return torch.cat((x[:, :, 0::2, int(white) :: 2], x[:, :, 1::2, int(not white) :: 2]))
+
+
+def _phases(padded: Tensor, white: bool, pad: int) -> tuple[Tensor, Tensor]:
+    """Views whose convolution with stride 2 is that at the sites of `_sites`."""
+    h, w = padded.shape[2] - 2 * pad, padded.shape[3] - 2 * pad
+    views = []
+    for half in (0, 1):
+        x = int(white) if half == 0 else int(not white)
+        views.append(padded[:, :, half : half + h - 1 + 2 * pad, x : x + w - 1 + 2 * pad])
+    return views[0], views[1]
+
+
+def fast_bf16(device: torch.device) -> bool:
+    """Whether bf16 convolutions pay here. It changes the time, never the result."""
+    if device.type != "cpu":
+        return False
+    probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(probe and probe())
+
+
+def check_net(tensors: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError unless every sum of the net stays below 2^24, whatever the inputs."""
+    for name in layer_shapes():
+        if name.endswith("neighbours"):
+            continue
+        weights = [tensors[f"{name}.weight"]]
+        near = name.replace("features", "neighbours")
+        if near != name and f"{near}.weight" in tensors:
+            weights.append(tensors[f"{near}.weight"])
+        total = sum(np.abs(w.astype(np.int64)).sum((1, 2, 3)) for w in weights) * 255
+        total = total + np.abs(tensors[f"{name}.bias"].astype(np.int64))
+        if total.max() >= MAX_SUM:
+            raise ValueError(f"the sums of {name} reach {total.max()}, should stay below {MAX_SUM}")
+        shift = tensors[f"{name}.shift"]
+        if shift.min() < 0 or shift.max() > 24:
+            raise ValueError(f"a shift of {name} is {shift.min()} or {shift.max()}, should be from 0 to 24")
+    inverse = tensors["inverse_factor"]
+    if inverse.min() < 1 or inverse.max() > 64 * FACTOR_UNIT:
+        raise ValueError(f"inverse_factor is {inverse.min()} or {inverse.max()}, should be from 1 to {64 * FACTOR_UNIT}")

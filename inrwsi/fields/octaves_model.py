@@ -1,0 +1,85 @@
+"""What a file says of model `octaves`, and what a decoded chunk is. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from inrwsi.colour import UNIT, Klt
+from inrwsi.config import check, check_int
+from inrwsi.geometry import octave_wh
+
+STEP_UNIT = 1024  # one grey level, in the fixed point of the step
+LEAST_STEP, MOST_STEP = 512, 200 * STEP_UNIT
+FEATURES = 8
+COARSEST_PX = 16
+CHUNK_PX = 256
+
+
+@dataclass(frozen=True)
+class OctavesModel:
+    """The model's part of the header (SPEC.md, Annex B).
+
+    Attributes:
+        prior: SHA-256, in hex, of the released prior that the networks come from.
+        step: of the quantiser at octave 0, in units of 1 / 1024 grey level.
+        matrix: 9 integers, rows of the colour transform in units of 1 / 2^14.
+        mean: 3 integers, of RGB, in units of 1 / 64 grey level.
+    """
+
+    prior: str
+    step: int
+    matrix: tuple[int, ...]
+    mean: tuple[int, ...]
+    name: str = "octaves"
+
+    def __post_init__(self) -> None:
+        check(self.name == "octaves", "name", self.name, "octaves")
+        ok = len(self.prior) == 64 and set(self.prior) <= set("0123456789abcdef")
+        check(ok, "prior", self.prior[:80], "64 hexadecimal digits")
+        check_int("step", self.step, LEAST_STEP, MOST_STEP)
+        check(len(self.matrix) == 9, "matrix", len(self.matrix), "9 numbers")
+        for value in self.matrix:
+            check_int("matrix", value, -UNIT - 1, UNIT + 1)
+        check(len(self.mean) == 3, "mean", len(self.mean), "3 numbers")
+        for value in self.mean:
+            check_int("mean", value, 0, 255 * 64)
+
+    @property
+    def klt(self) -> Klt:
+        """The colour transform."""
+        m = self.matrix
+        return Klt(((m[0], m[1], m[2]), (m[3], m[4], m[5]), (m[6], m[7], m[8])), (self.mean[0], self.mean[1], self.mean[2]))
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A decoded chunk, or a part of one.
+
+    Attributes:
+        pixels: (3, h, w) int16, colour components in units of 1 / 64 grey level.
+        features: (FEATURES, h, w) uint8, what the octave hands up; None at octave 0.
+    """
+
+    pixels: np.ndarray
+    features: np.ndarray | None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held."""
+        return self.pixels.nbytes + (0 if self.features is None else self.features.nbytes)
+
+    def cut(self, x: int, y: int, w: int, h: int) -> Decoded:
+        """The part at (x, y) of size (w, h)."""
+        features = None if self.features is None else self.features[:, y : y + h, x : x + w]
+        return Decoded(self.pixels[:, y : y + h, x : x + w], features)
+
+
+def coarsest_octave(l0_wh: tuple[int, int]) -> int:
+    """The octave that is stored plainly: the first whose sides are at most COARSEST_PX; at least 1."""
+    octave = 1
+    while max(octave_wh(l0_wh, octave)) > COARSEST_PX:
+        octave += 1
+    return octave
+

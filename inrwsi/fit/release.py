@@ -1,0 +1,120 @@
+"""From a training's checkpoint to a released prior: calibrate, make integers, count symbols, make tables.
+
+    python -m inrwsi.fit.release checkpoint.safetensors --slides ../shared/slides --out inrwsi/priors
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+
+from inrwsi.coding.tables import FrequencyTables, logistic_pmf, quantise_pmf
+from inrwsi.fields import octaves_prior
+from inrwsi.fields.octaves import SCALE_FLOOR, Octaves, OctavesConfig
+from inrwsi.fields.octaves_integer import NETS, SCALE_OFFSET, SCALES
+from inrwsi.fields.octaves_model import STEP_UNIT, OctavesModel
+from inrwsi.fit.pictures import Crops
+from inrwsi.fit.prior import OCTAVES, Recipe, pictures_of
+from inrwsi.fit.quantise import LOG_SCALE_UNIT, calibrate, integer_net, net_units, real_net, shifts_of
+from inrwsi.octave_chunks import ChunkCoder
+
+CALIBRATION_CROPS = 32
+COUNTED_CROPS = 160
+PRIOR_WEIGHT = 200.0  # symbols that the assumed distribution counts for, beside those seen
+UNIT_MATRIX = (16384, 0, 0, 0, 16384, 0, 0, 0, 16384)  # the crops are in colour components already
+
+
+def assumed() -> np.ndarray:
+    """(SCALES, 2 L + 2): the distribution that the networks were trained under, at each scale index."""
+    scales = SCALE_FLOOR + np.exp((np.arange(SCALES) - SCALE_OFFSET) * LOG_SCALE_UNIT)
+    return logistic_pmf(scales, octaves_prior.SYMBOL_LIMIT)
+
+
+def release(model: Octaves, crops: Crops, seed: int = 7) -> octaves_prior.Prior:
+    """A prior of the networks of `model`."""
+    rng = np.random.default_rng(seed)
+    recipe = Recipe()
+
+    def steps(count: int) -> np.ndarray:
+        return np.exp(rng.uniform(np.log(recipe.least_step), np.log(recipe.most_step), count))
+
+    batches = (
+        (torch.from_numpy(crops(10**9 + n))[None], torch.full((1, 1, 1, 1), float(step)))
+        for n, step in enumerate(steps(CALIBRATION_CROPS))
+    )
+    units = calibrate(model, batches, OCTAVES)
+    nets, analyses = [], []
+    for n in range(NETS):
+        real = real_net(model.nets[n], model.analyses[n])
+        own = net_units(units, n)
+        nets.append(integer_net(real, own, shifts_of(real, own)))
+        state = model.analyses[n].state_dict()
+        analyses.append({k: v.float().numpy().astype(np.float16) for k, v in state.items()})
+    tables = FrequencyTables.from_frequencies(quantise_pmf(assumed()))
+    prior = octaves_prior.Prior("0" * 64, tuple(nets), tables, tuple(analyses), units)
+    counts = np.zeros((SCALES, 2 * octaves_prior.SYMBOL_LIMIT + 2))
+    for n, step in enumerate(steps(COUNTED_CROPS)):
+        count_symbols(prior, crops(2 * 10**9 + n), float(step), counts)
+    return replace(prior, tables=FrequencyTables.from_frequencies(quantise_pmf(mixed(counts))))
+
+
+def mixed(counts: np.ndarray) -> np.ndarray:
+    """Probabilities from counts, made symmetric, with the assumed distribution where little was seen."""
+    both = counts.copy()
+    both[:, :-1] = (counts[:, :-1] + counts[:, -2::-1]) / 2
+    pmf = both + PRIOR_WEIGHT * assumed()
+    return pmf / pmf.sum(1, keepdims=True)
+
+
+def count_symbols(prior: octaves_prior.Prior, x: np.ndarray, step: float, counts: np.ndarray) -> None:
+    """Code a crop (3, h, w) and add its symbols to `counts` (scales, columns)."""
+    coder = CountingCoder(prior, round(step * STEP_UNIT), counts)
+    truth = [x]
+    for _ in range(OCTAVES):
+        truth.append(coder.below(truth[-1]))
+    _, decoded = coder.encode_root(truth[-1])
+    for octave in reversed(range(OCTAVES)):
+        _, decoded = coder.encode(octave, truth[octave], decoded)
+
+
+class CountingCoder(ChunkCoder):
+    """Codes with a prior that is not released yet, and counts what it says."""
+
+    def __init__(self, prior: octaves_prior.Prior, step: int, counts: np.ndarray) -> None:
+        self._counts = counts
+        model = OctavesModel(prior="0" * 64, step=step, matrix=UNIT_MATRIX, mean=(0, 0, 0))
+        super().__init__(model, None, torch.device("cpu"), encoder=True, prior=prior)
+
+    def said(self, symbols: np.ndarray, scales: np.ndarray) -> None:
+        limit = octaves_prior.SYMBOL_LIMIT
+        columns = np.where(np.abs(symbols) <= limit, symbols + limit, 2 * limit + 1)
+        np.add.at(self._counts, (scales, columns), 1)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--slides", type=Path, required=True, help="folder of the development slides")
+    parser.add_argument("--also", type=Path, nargs="*", default=[], help="further slides the training had")
+    parser.add_argument("--out", type=Path, required=True, help="folder of priors; the new one becomes the current one")
+    args = parser.parse_args()
+    state = load_file(args.checkpoint)
+    model = Octaves(OctavesConfig()).eval()
+    model.load_state_dict({k[6:]: torch.from_numpy(v) for k, v in state.items() if k.startswith("model.")})
+    crops = Crops(pictures_of(args.slides, args.also), Recipe.crop_px, seed=11)
+    raw = octaves_prior.pack(release(model, crops))
+    digest = sha256(raw).hexdigest()
+    (args.out / f"{digest[:16]}{octaves_prior.SUFFIX}").write_bytes(raw)
+    (args.out / octaves_prior.CURRENT).write_text(digest + "\n")
+    print(f"{digest}: {len(raw)} bytes, from step {int(state['step_number'][0])}")
+
+
+if __name__ == "__main__":
+    main()

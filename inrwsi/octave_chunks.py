@@ -1,0 +1,209 @@
+"""Chunks of model `octaves`, to bytes and back: the integer networks between the wavelet and the entropy coder."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from inrwsi.coding import lifting, rans, sites, tensors
+from inrwsi.coding.tables import FrequencyTables
+from inrwsi.errors import UnsupportedVersion
+from inrwsi.fields import octaves, octaves_prior
+from inrwsi.fields.octaves_integer import PASSES, IntegerNet, fast_bf16, net_of, octave_step
+from inrwsi.fields.octaves_model import COARSEST_PX, FEATURES, STEP_UNIT, Decoded, OctavesModel
+from inrwsi.fields.wavelet import forward97
+from inrwsi.fit.deltas import apply_deltas
+
+ROOT_UNIT = 16  # of the octave that is stored plainly: a quarter of a grey level
+PAD_TO = 4  # pixels: sites in two rows and two columns, so that every colour of the checkerboard is there
+
+
+class ChunkCoder:
+    """Codes the chunks of one slide. Thread safe.
+
+    Args:
+        model: the model's part of the header.
+        weights: what the file holds of its own, or None: the prior's networks as they are.
+        device: where to compute.
+        encoder: also load what only encoding needs.
+        prior: use this one, which is not released yet, for the one that the model names.
+
+    Raises:
+        UnsupportedVersion: the prior is not in this build.
+        ValueError: the weights are not of the spec.
+    """
+
+    def __init__(
+        self,
+        model: OctavesModel,
+        weights: bytes | None,
+        device: torch.device,
+        *,
+        encoder: bool = False,
+        prior: octaves_prior.Prior | None = None,
+    ) -> None:
+        prior = prior or octaves_prior.load(model.prior)
+        if prior is None:
+            raise UnsupportedVersion(
+                f"the file was made with prior {model.prior[:16]}, which this build does not have; it needs a newer inrwsi"
+            )
+        self.model, self._device = model, device
+        self._tensors: Sequence[dict[str, np.ndarray]] = prior.nets if weights is None else apply_deltas(prior, weights)
+        self._tables = prior.tables
+        self._fast = fast_bf16(device)
+        self._nets: dict[int, IntegerNet] = {}
+        self._lock = threading.Lock()
+        self._matrix = np.array(model.matrix, np.int64).reshape(3, 3)
+        self._mean = np.array(model.mean, np.int64)
+        self._analyses = [_analysis(t, device) for t in prior.analysis] if encoder else []
+        self._thresholds = thresholds(prior.tables)
+
+    def _net(self, octave: int) -> IntegerNet:
+        with self._lock:
+            if octave not in self._nets:
+                step = octave_step(self.model.step, octave)
+                self._nets[octave] = IntegerNet(self._tensors[net_of(octave)], step, self._device, fast=self._fast)
+            return self._nets[octave]
+
+    def components(self, rgb: np.ndarray) -> np.ndarray:
+        """(h, w, 3) uint8 to the slide's colour components, (3, h, w) float32 in grey levels about the mean."""
+        return self.model.klt.forward(rgb)
+
+    def rgb(self, decoded: Decoded) -> np.ndarray:
+        """(h, w, 3) uint8."""
+        return lifting.to_rgb(np.ascontiguousarray(decoded.pixels), self._matrix, self._mean)
+
+    def below(self, target: np.ndarray) -> np.ndarray:
+        """True pixels of the octave below a chunk of (3, h, w) float32: (3, ceil(h / 2), ceil(w / 2))."""
+        return forward97(torch.from_numpy(_pad(target, 2))[None])[0][0].numpy()
+
+    def blank(self, colour: tuple[int, ...], mip_wh: tuple[int, int], octave: int) -> Decoded:
+        """What a blank chunk counts as, for its children."""
+        rgb = np.array(colour * 3 if len(colour) == 1 else colour, np.int64)
+        values = (self._matrix @ (rgb * lifting.PIXEL_UNIT - self._mean) + (1 << 13)) >> 14
+        pixels = np.broadcast_to(values.astype(np.int16)[:, None, None], (3, mip_wh[1], mip_wh[0]))
+        features = np.zeros((FEATURES, mip_wh[1], mip_wh[0]), np.uint8) if octave else None
+        return Decoded(np.ascontiguousarray(pixels), features)
+
+    def encode_root(self, target: np.ndarray) -> tuple[bytes, Decoded]:
+        """The coarsest octave, plainly: (3, h, w) float32, at most COARSEST_PX a side."""
+        units = np.rint(target * (lifting.PIXEL_UNIT / ROOT_UNIT)).astype(np.int16)
+        payload = tensors.squeeze(np.diff(units.reshape(-1), prepend=np.int16(0)).astype("<i2").tobytes())
+        return payload, self.decode_root(payload, (target.shape[2], target.shape[1]))
+
+    def decode_root(self, payload: bytes, mip_wh: tuple[int, int]) -> Decoded:
+        """The inverse of `encode_root`.
+
+        Raises:
+            ValueError: it is not of the spec.
+        """
+        raw = tensors.unsqueeze(payload, 6 * COARSEST_PX**2)
+        count = 3 * mip_wh[0] * mip_wh[1]
+        if len(raw) != 2 * count:
+            raise ValueError(f"it holds {len(raw)} bytes of pixels, should hold {2 * count}")
+        units = np.cumsum(np.frombuffer(raw, "<i2"), dtype=np.int64)
+        limit = lifting.PIXEL_MAX // ROOT_UNIT
+        if np.abs(units).max() > limit:
+            raise ValueError(f"a pixel is {np.abs(units).max()} units from the mean, should be at most {limit}")
+        pixels = (units * ROOT_UNIT).astype(np.int16).reshape(3, mip_wh[1], mip_wh[0])
+        return Decoded(pixels, np.zeros((FEATURES, mip_wh[1], mip_wh[0]), np.uint8))
+
+    def decode(self, octave: int, payload: bytes, parent: Decoded, mip_wh: tuple[int, int]) -> Decoded:
+        """A chunk of `mip_wh` from its payload and its part of the decoded octave below.
+
+        Raises:
+            ValueError: the payload is not of the spec.
+        """
+        stream = payload[:-1] if not any(payload) else payload
+        decoder = rans.Decoder(stream, self._tables)
+        below, features = _parent(parent, mip_wh)
+        whole = self._net(octave).run(
+            below, features, lambda _, __, scales: decoder.decode(scales), hand_up=octave > 0
+        )
+        decoder.finish()
+        return whole.cut(0, 0, *mip_wh)
+
+    def encode(self, octave: int, target: np.ndarray, parent: Decoded) -> tuple[bytes, Decoded]:
+        """A chunk's payload and what it decodes to, from its true pixels (3, h, w) float32 and its part of the octave below."""
+        mip_wh = (target.shape[2], target.shape[1])
+        below, features = _parent(parent, mip_wh)
+        units = self._units(octave, target, below)
+        said: list[tuple[np.ndarray, np.ndarray]] = []
+
+        def choose(number: int, means: np.ndarray, scales: np.ndarray) -> np.ndarray:
+            symbols = _choose(units, number, means, scales, self._thresholds)
+            said.append((symbols, scales))
+            self.said(symbols, scales)
+            return symbols
+
+        whole = self._net(octave).run(below, features, choose, hand_up=octave > 0)
+        symbols, scales = (np.concatenate(parts) for parts in zip(*said, strict=True))
+        stream = rans.encode(symbols, scales, self._tables)
+        # A payload has at least a byte; one of zeros alone counts as one shorter, so that the empty stream has its own.
+        return stream if any(stream) else stream + b"\0", whole.cut(0, 0, *mip_wh)
+
+    def said(self, symbols: np.ndarray, scales: np.ndarray) -> None:
+        """Hears every symbol (n,) that is encoded, with its scale index (n,): for who counts them."""
+
+    @torch.inference_mode()
+    def _units(self, octave: int, target: np.ndarray, below: np.ndarray) -> np.ndarray:
+        """(h, w, 9) float32: the coefficients of a chunk, in quantiser units, before they are rounded."""
+        analysis = self._analyses[net_of(octave)]
+        x = torch.from_numpy(_pad(target, PAD_TO))[None].to(self._device)
+        step = torch.full((1, 1, 1, 1), octave_step(self.model.step, octave) / STEP_UNIT, device=self._device)
+        low, details = forward97(x)
+        decoded = torch.from_numpy(below.astype(np.float32) / lifting.PIXEL_UNIT)[None].to(self._device)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._fast):
+            units = analysis(low, details, decoded, step)
+        units = units.float() * torch.exp(analysis.log_factor).view(1, -1, 1, 1)
+        return units[0].permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+def _choose(
+    units: np.ndarray, number: int, means: np.ndarray, scales: np.ndarray, limits: np.ndarray
+) -> np.ndarray:
+    first, bands, white, _, _ = PASSES[number]
+    at = units[..., first : first + bands]
+    own = np.stack((at[0::2, int(white) :: 2], at[1::2, int(not white) :: 2]))
+    return sites.choose(np.ascontiguousarray(own).reshape(-1), means, scales, limits)
+
+
+def thresholds(tables: FrequencyTables) -> np.ndarray:
+    """(scales, 2) float32: how far past 0, and past a larger whole number, the next symbol begins to pay.
+
+    The symbol that minimises squared error (in quantiser units) and bits, weighed as in training.
+    """
+    bits = tables.bits()
+    zero = tables.limit
+    one = (bits[:, zero + 1] + bits[:, zero - 1]) / 2
+    two = (bits[:, zero + 2] + bits[:, zero - 2]) / 2
+    weight = 3 * octaves.RATE_WEIGHT / 2
+    gaps = np.stack((one - bits[:, zero], two - one), 1)
+    gaps[0] = 0
+    return (0.5 + weight * np.clip(gaps, 0, 30)).astype(np.float32)
+
+
+def _analysis(held: dict[str, np.ndarray], device: torch.device) -> octaves.Analysis:
+    analysis = octaves.Analysis(octaves.OctavesConfig(analysis_width=octaves_prior.ANALYSIS_WIDTH))
+    analysis.load_state_dict({name: torch.from_numpy(array.astype(np.float32)) for name, array in held.items()})
+    return analysis.to(device, memory_format=torch.channels_last).eval()
+
+
+def _pad(pixels: np.ndarray, multiple: int) -> np.ndarray:
+    """Sides up to a multiple, as the last row and column are."""
+    _, h, w = pixels.shape
+    return np.pad(pixels, ((0, 0), (0, -h % multiple), (0, -w % multiple)), mode="edge")
+
+
+def _parent(parent: Decoded, mip_wh: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels and features of the octave below at the sites of a chunk of `mip_wh`."""
+    if parent.features is None:
+        raise ValueError("the octave below has handed nothing up")
+    w, h = (-(-side // PAD_TO) * PAD_TO // 2 for side in mip_wh)
+    grow = ((0, 0), (0, h - parent.pixels.shape[1]), (0, w - parent.pixels.shape[2]))
+    if grow == ((0, 0), (0, 0), (0, 0)):
+        return np.ascontiguousarray(parent.pixels), np.ascontiguousarray(parent.features)
+    return np.pad(parent.pixels, grow, mode="edge"), np.pad(parent.features, grow, mode="edge")
