@@ -27,15 +27,20 @@ from .sampling import TILE_PX, Picture
 
 BPP_LADDER = (0.5, 1.0, 2.0, 4.0)
 QUICK_BPP_LADDER = (4.0,)  # one fit is what a quick run has time for; it makes no curve
+QUALITY_LADDER = (25.0, 40.0, 55.0, 70.0, 85.0)
+QUICK_QUALITY_LADDER = (30.0, 55.0, 80.0)
+RAW_BPP = 24  # of RGB without compression
+EFFORT = "fast"
 
 
 @dataclass(frozen=True)
 class OurCodec:
-    """A model of this project, by target bits a pixel of tissue.
+    """A model of this project, by its quality where it has one, or by bits a pixel.
 
     Attributes:
         name: of the model.
-        passes: over each pixel, as `inrwsi encode --passes`.
+        passes: over each pixel, as `inrwsi encode --passes`; for the models that are fitted.
+        setting: what the ladder holds, `quality` or `bpp`.
         device: auto, cpu or cuda.
         progress: told how the fit goes.
     """
@@ -46,6 +51,7 @@ class OurCodec:
     passes: int
     device: str = "auto"
     progress: Callable[[Progress], None] | None = None
+    setting: str = "bpp"
     layouts: tuple[str, ...] = (FILE,)
     max_side_px: int = 2**31
     suffix: str = ".cinr"
@@ -53,10 +59,12 @@ class OurCodec:
 
     @property
     def about(self) -> str:
+        if self.name == "octaves":
+            return f"this project's model {self.name}, effort {EFFORT}; networks of the package's prior"
         return f"this project's model {self.name}, fitted to the pixels in {self.passes} passes; network in the file"
 
     def label(self, value: float) -> str:
-        return f"bpp={value:g}"
+        return f"{self.setting}={value:g}"
 
     def versions(self) -> dict[str, str]:
         return {"inrwsi": inrwsi.__version__, "torch": torch.__version__}
@@ -64,8 +72,15 @@ class OurCodec:
     def encode(self, picture: Picture, layout: str, value: float, path: Path) -> None:
         # A copy that may be written to: torch warns of arrays that may not.
         with open_source(picture.pixels.copy(), mpp_um=picture.slide.mpp_um) as source:
-            options = EncodeOptions(model=self.name, bpp=value, passes=self.passes, tile_px=TILE_PX, device=self.device)
-            encode(source, path, options, progress=self.progress, overwrite=True)
+            encode(source, path, self.options(value), progress=self.progress, overwrite=True)
+
+    def options(self, value: float) -> EncodeOptions:
+        """The encoder's options at a value of the ladder."""
+        if self.name != "octaves":
+            return EncodeOptions(model=self.name, bpp=value, passes=self.passes, tile_px=TILE_PX, device=self.device)
+        if self.setting == "bpp":
+            return EncodeOptions(ratio=RAW_BPP / value, effort=EFFORT, device=self.device)
+        return EncodeOptions(quality=value, effort=EFFORT, device=self.device)
 
     def open(self, path: Path, layout: str) -> Reader:
         return _OurReader(path, self.device)
@@ -119,14 +134,20 @@ def our_codecs(
     device: str = "auto",
     progress: Callable[[Progress], None] | None = None,
 ) -> tuple[OurCodec, ...]:
-    """Models by name, at the rates `bpp` (none: the usual ladder). UsageError for a name that is not in `MODELS`."""
+    """Models by name, at the rates `bpp` (none: the model's usual ladder). UsageError for a name not in `MODELS`."""
     for name in models:
         if name not in MODELS:
             raise UsageError(f"--model {name}: there is no such model; there are {', '.join(MODELS)}")
     ladder = tuple(sorted(bpp))
-    return tuple(
-        OurCodec(name, ladder or BPP_LADDER, ladder or QUICK_BPP_LADDER, passes, device, progress) for name in models
-    )
+    return tuple(_our_codec(name, ladder, passes, device, progress) for name in models)
+
+
+def _our_codec(
+    name: str, ladder: tuple[float, ...], passes: int, device: str, progress: Callable[[Progress], None] | None
+) -> OurCodec:
+    if name == "octaves" and not ladder:
+        return OurCodec(name, QUALITY_LADDER, QUICK_QUALITY_LADDER, passes, device, progress, "quality")
+    return OurCodec(name, ladder or BPP_LADDER, ladder or QUICK_BPP_LADDER, passes, device, progress)
 
 
 def other_codecs(names: Sequence[str] = ()) -> tuple[Codec, ...]:

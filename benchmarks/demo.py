@@ -26,12 +26,14 @@ from inrwsi.cli.main import main as inrwsi
 from inrwsi.cli.progress_view import progress_view
 from inrwsi.formats.source import SlideSource, open_source
 from inrwsi.job import write_whole
+from inrwsi.options import DEFAULT_QUALITY
 from inrwsi.tissue import tissue_mask
 
 from .measure import OVERVIEW_PX, measure_file
 
 REGION_PX = 1024
 DOWNSAMPLE = 4
+EFFORT = "fast"
 LIBRARIES = ("inrwsi", "torch", "numpy", "numba", "openslide-python", "imagecodecs")
 
 
@@ -39,16 +41,16 @@ LIBRARIES = ("inrwsi", "torch", "numpy", "numba", "openslide-python", "imagecode
 @click.option("--slide", type=click.Path(path_type=Path), help="The slide to encode.  [default: a generated one]")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Where all goes.")
 @click.option("--size", default="2048x2048", show_default=True, metavar="WxH", help="Of the generated slide.")
-@click.option("--bpp", type=float, default=4.0, show_default=True, help="As for inrwsi encode.")
-@click.option("--passes", type=int, default=3, show_default=True, help="As for inrwsi encode.")
-def main(slide: Path | None, out: Path, size: str, bpp: float, passes: int) -> None:
+@click.option("--quality", type=float, help="As for inrwsi encode.")
+def main(slide: Path | None, out: Path, size: str, quality: float | None) -> None:
     """Encode a slide, decode a region of it at two magnifications, and print what it cost and what it kept."""
     out.mkdir(parents=True, exist_ok=True)
     if slide is None:
         slide = out / "sample.tiff"
         run("sample", "-o", str(slide), "--size", size, "--overwrite")
     cinr = out / f"{slide.stem}.cinr"
-    encode_s = run("encode", str(slide), "-o", str(cinr), "--bpp", f"{bpp:g}", "--passes", str(passes), "--overwrite")
+    target = () if quality is None else ("--quality", f"{quality:g}")
+    encode_s = run("encode", str(slide), "-o", str(cinr), *target, "--effort", EFFORT, "--overwrite")
     pictures = (out / "region.png", out / f"region-downsample-{DOWNSAMPLE}.png")
     with open_source(slide) as source:
         region = richest_region(source)
@@ -59,7 +61,7 @@ def main(slide: Path | None, out: Path, size: str, bpp: float, passes: int) -> N
             measured = measure_file(source, cinr, progress=progress)
     result = {"slide": slide.name, "encode_seconds": encode_s, **measured}
     machine = {"platform": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()}
-    settings = {"bpp": bpp, "passes": passes}
+    settings = {"quality": DEFAULT_QUALITY if quality is None else quality, "effort": EFFORT}
     versions = {name: version(name) for name in LIBRARIES}
     record = {**result, "settings": settings, "machine": machine, "versions": versions}
     write_whole(out / "result.json", json.dumps(record, indent=2, allow_nan=False).encode() + b"\n")

@@ -32,6 +32,7 @@ from inrwsi.fields.cinr import CinrConfig, IntegerField
 from inrwsi.fields.encodings import HashGridConfig, hash_encode
 from inrwsi.fields.presets import PAPER_ENCODING
 
+from .gpu_octaves import TRAINING_BUDGET_S, parity_octaves, train_prior
 from .plain_hash_grid import plain_encode, plain_gradient
 
 WHOLE_BUDGET_S = 530
@@ -46,6 +47,7 @@ class Context:
     device: torch.device
     quick: bool
     deadline: float
+    out: Path
 
     @property
     def grid(self) -> HashGridConfig:
@@ -272,8 +274,10 @@ STEPS = (
     Step("parity_cpu", 60, parity_cpu),
     Step("repeatable", 30, repeatable),
     Step("parity_decode", 30, parity_decode),
-    Step("parity_tcnn", 60, parity_tcnn),
-    Step("throughput", 180, throughput),
+    Step("parity_octaves", 20, parity_octaves),
+    Step("parity_tcnn", 30, parity_tcnn),
+    Step("throughput", 90, throughput),
+    Step("train_prior", TRAINING_BUDGET_S, train_prior),
 )
 
 
@@ -306,13 +310,13 @@ def write_whole(path: Path, report: dict[str, Any]) -> None:
     part.replace(path)
 
 
-def run_step(step: Step, device: torch.device, quick: bool, end: float) -> dict[str, Any]:
+def run_step(step: Step, device: torch.device, quick: bool, end: float, out: Path) -> dict[str, Any]:
     """The step's result, or its error: one broken step must not cost the others their time on a GPU."""
     start = time.monotonic()
     if start >= end:
         return {"skipped": "no time left"}
     try:
-        result = step.run(Context(device, quick, min(start + step.budget_s, end)))
+        result = step.run(Context(device, quick, min(start + step.budget_s, end), out))
     except Exception as error:
         result = {"error": f"{type(error).__name__}: {error}", "ok": False}
     return result | {"seconds": round(time.monotonic() - start, 2)}
@@ -341,7 +345,7 @@ def main(arguments: list[str] | None = None) -> int:
     end = time.monotonic() + WHOLE_BUDGET_S
     for step in STEPS:
         if chosen.only in (None, step.name):
-            report["results"][step.name] = run_step(step, device, chosen.quick, end)
+            report["results"][step.name] = run_step(step, device, chosen.quick, end, chosen.out)
             write_whole(chosen.out / "gpu.json", report)
             print(f"{step.name}: {json.dumps(report['results'][step.name])}", flush=True)
     return 0 if all(result.get("ok", True) for result in report["results"].values()) else 1

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from inrwsi.cli.params import (
+    BYTES,
     check_output,
     device_option,
     output_option,
@@ -25,6 +28,14 @@ if TYPE_CHECKING:
 
 ALL_BUT_NAMED = "\0all"  # cannot be typed, so it is no image's name
 SHOWS_A_NAME = ("label", "macro", "overview")
+GROUPS = (
+    ("Output", ("out", "overwrite", "resume", "keep_associated")),
+    ("Target (at most one)", ("quality", "psnr_db", "ratio", "size_bytes")),
+    ("Model", ("model", "effort", "seed")),
+    ("Of model cinr, in place of a target", ("bpp", "passes", "tile_px", "weight_bits")),
+    ("What the source does not say", ("source_mpp", "objective_power")),
+    ("Running", ("device", "threads", "memory_mb", "quiet")),
+)
 
 
 class EncodeCommand(click.Command):
@@ -35,49 +46,89 @@ class EncodeCommand(click.Command):
         options = [f"{a}={ALL_BUT_NAMED}" if a == "--keep-associated" else a for a in args[:end]]
         return super().parse_args(ctx, options + args[end:])
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options by what they are about, in the order of `GROUPS`; what is in none of them comes last."""
+        options = [p for p in self.get_params(ctx) if isinstance(p, click.Option)]
+        records = {p.name: record for p in options if (record := p.get_help_record(ctx)) is not None}
+        for title, names in GROUPS:
+            shown = [records.pop(name) for name in names]
+            with formatter.section(title):
+                formatter.write_dl(shown if (title, names) != GROUPS[-1] else [*shown, *records.values()])
+
 
 @click.command(
     cls=EncodeCommand,
     epilog="""\b
 Examples:
   inrwsi encode slide.svs -o slide.cinr
-  inrwsi encode scan.tif -o scan.cinr --source-mpp 0.25 --objective-power 40 --bpp 0.5
+  inrwsi encode slide.svs -o slide.cinr --size 300M --effort fast
+  inrwsi encode scan.tif -o scan.cinr --source-mpp 0.25 --objective-power 40 --psnr 38
   inrwsi encode slide.svs -o slide.cinr --keep-associated --keep-associated=label
   inrwsi encode slide.svs -o slide.cinr --resume        (after it was interrupted)""",
 )
 @click.argument("source", type=click.Path(path_type=Path))
 @output_option("The file to write; its name ends in .cinr.")
-@click.option("--model", type=click.Choice(["cinr"]), default="cinr", show_default=True, help="The neural field.")
+@click.option(
+    "--quality",
+    type=click.FloatRange(1, 100),
+    metavar="Q",
+    help="A fixed step of the quantiser, the same for every slide: 20 grey levels at 60, 10 at 78. No search, so the "
+    "fastest.  [default: 60]",
+)
+@click.option(
+    "--psnr",
+    "psnr_db",
+    type=click.FloatRange(10, 70),
+    metavar="DB",
+    help="PSNR of RGB over the whole slide, glass and all; met within 0.1 dB.",
+)
+@click.option(
+    "--ratio",
+    type=click.FloatRange(1, 1_000_000),
+    metavar="N",
+    help="N times smaller than the pixels without compression, which are 3 bytes each (grey: 1); met within 2 %.",
+)
+@click.option(
+    "--size",
+    "size_bytes",
+    type=BYTES,
+    metavar="BYTES",
+    help="Size of the file, such as 350k, 300M or 1.5G (in thousands); met within 2 %.",
+)
+@click.option(
+    "--model",
+    type=click.Choice(["octaves", "cinr"]),
+    default="octaves",
+    show_default=True,
+    help="octaves compresses; cinr is the neural field of the paper, which is slow and large.",
+)
+@click.option(
+    "--effort",
+    type=click.Choice(["fast", "default", "best"]),
+    help="Of octaves. fast codes with the networks that the package ships.  [default: default]",
+)
 @click.option(
     "--bpp",
     type=click.FloatRange(0.02, 24),
-    default=4.0,
-    show_default=True,
     metavar="BITS",
-    help="Bits to spend on a pixel of tissue. Glass costs next to nothing.",
+    help="Bits to spend on a pixel of tissue. Glass costs next to nothing.  [default: 4]",
 )
 @click.option(
     "--passes",
     type=click.IntRange(1, 10_000),
-    default=6,
-    show_default=True,
     metavar="N",
-    help="How often the fit sees each pixel of tissue: more is slower and sharper.",
+    help="How often the fit sees each pixel of tissue: more is slower and sharper.  [default: 6]",
 )
 @click.option(
     "--tile-px",
     type=click.IntRange(64, 2048),
-    default=512,
     metavar="PX",
-    show_default=True,
-    help="Side of the tiles that have a table of their own.",
+    help="Side of the tiles that have a table of their own.  [default: 512]",
 )
 @click.option(
     "--weight-bits",
     type=click.Choice(["8", "16"]),
-    default="8",
-    show_default=True,
-    help="Bits of a weight of the network, which all tiles share.",
+    help="Bits of a weight of the network, which all tiles share.  [default: 8]",
 )
 @click.option(
     "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, metavar="N", help="Of all that is drawn."
@@ -117,11 +168,16 @@ Examples:
 def encode(
     source: Path,
     out: Path,
+    quality: float | None,
+    psnr_db: float | None,
+    ratio: float | None,
+    size_bytes: int | None,
     model: str,
-    bpp: float,
-    passes: int,
-    tile_px: int,
-    weight_bits: str,
+    effort: str | None,
+    bpp: float | None,
+    passes: int | None,
+    tile_px: int | None,
+    weight_bits: str | None,
     seed: int,
     source_mpp: float | None,
     objective_power: float | None,
@@ -142,19 +198,23 @@ def encode(
     from inrwsi.formats.source import open_source
     from inrwsi.options import EncodeOptions, check_encodable
 
+    options = EncodeOptions(
+        model=model,
+        quality=quality,
+        psnr_db=psnr_db,
+        ratio=ratio,
+        size_bytes=size_bytes,
+        effort=effort,
+        bpp=bpp,
+        passes=passes,
+        tile_px=tile_px,
+        weight_bits=None if weight_bits is None else int(weight_bits),
+        seed=seed,
+        device=device,
+        memory_mb=memory_mb,
+    )
     with open_source(source, mpp_um=source_mpp, objective_power=objective_power) as slide:
-        kept = resolve_associated(keep_associated, slide.associated, source)
-        options = EncodeOptions(
-            model=model,
-            bpp=bpp,
-            passes=passes,
-            tile_px=tile_px,
-            weight_bits=int(weight_bits),
-            seed=seed,
-            device=device,
-            keep_associated=kept,
-            memory_mb=memory_mb,
-        )
+        options = replace(options, keep_associated=resolve_associated(keep_associated, slide.associated, source))
         check_encodable(slide, out, options, overwrite=overwrite)
         # From here on torch is there; every mistake that can be seen without it has been told.
         from inrwsi.encode import encode as encode_slide
@@ -196,12 +256,16 @@ def summary(report: EncodeReport) -> str:
     """What was made, in plain lines. Sizes are those of the files on the disk."""
     ratio = report.source_bytes / report.cinr_bytes
     compared = f"{ratio:,.2f} times smaller" if ratio >= 1 else f"{1 / ratio:,.2f} times larger"
-    return "\n".join(
-        (
-            f"{report.path}: {report.cinr_bytes:,} bytes, {compared} than the source's {report.source_bytes:,} bytes",
-            f"slide: {report.slide_px / 1e6:,.2f} Mpx at {report.bpp:.3f} bits a pixel",
-            f"tissue: {report.tissue_px / 1e6:,.2f} Mpx at {report.tissue_bpp:.3f} bits a pixel",
-            f"chunks: {report.coded_chunks:,} coded, {report.blank_chunks:,} blank",
-            f"time: {duration(report.seconds)}",
+    lines = [
+        f"{report.path}: {report.cinr_bytes:,} bytes, {compared} than the source's {report.source_bytes:,} bytes",
+        f"slide: {report.slide_px / 1e6:,.2f} Mpx at {report.bpp:.3f} bits a pixel",
+        f"tissue: {report.tissue_px / 1e6:,.2f} Mpx at {report.tissue_bpp:.3f} bits a pixel",
+    ]
+    if report.psnr_db is not None:
+        lossless = "without any error"
+        lines.append(
+            f"PSNR: {f'{report.psnr_db:.2f} dB' if math.isfinite(report.psnr_db) else lossless}, glass and all"
         )
-    )
+    lines.append(f"chunks: {report.coded_chunks:,} coded, {report.blank_chunks:,} blank")
+    lines.append(f"time: {duration(report.seconds)}")
+    return "\n".join(lines)

@@ -43,8 +43,24 @@ class SizeType(click.ParamType):
         return int(match[1]), int(match[2])
 
 
+class BytesType(click.ParamType):
+    """A size in bytes, whole or with k, M or G for thousands, millions and thousands of millions: 350k, 300M, 1.5G."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([kMG]?)", str(value).strip())
+        size = 0 if match is None else float(match[1]) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[match[2]]
+        if size < 1 or size != int(size):
+            self.fail(f"{value!r} should be a number of bytes, such as 350000, 350k, 300M or 1.5G", param, ctx)
+        return int(size)
+
+
 REGION = RegionType()
 SIZE = SizeType()
+BYTES = BytesType()
 
 device_option = click.option(
     "--device",

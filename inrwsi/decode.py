@@ -16,21 +16,42 @@ from inrwsi.formats.header import Header
 from inrwsi.geometry import Rect, check_output_wh, output_wh
 from inrwsi.memory import give_back_free_pages
 from inrwsi.options import check_model
-from inrwsi.resample import AreaSum
+from inrwsi.resample import CUBIC_REACH, AreaSum, CubicSum, Sampling
 from inrwsi.tiles import CinrTiles
 
 COLUMNS_AT_ONCE = 4096
+NATIVE = Sampling()
+STEP_TOLERANCE = 1e-6
 
 
 class ModelDecoder(Protocol):
     """What a model gives: which sampling of the slide serves a step, and the blocks that cover a rectangle in it."""
 
-    def samples_per_px(self, step: float) -> int: ...
+    def sampling(self, step: float) -> Sampling:
+        """The sampling to make output pixels of `step` level-0 pixels from: samples no larger than they, if it can."""
+        ...
 
-    def blocks(self, rect: Rect, finer: int) -> Iterator[tuple[Rect, np.ndarray | tuple[int, ...] | CorruptFile]]: ...
+    def blocks(
+        self, rect: Rect, sampling: Sampling
+    ) -> Iterator[tuple[Rect, np.ndarray | tuple[int, ...] | CorruptFile]]:
+        """Rectangles of samples that cover `rect`, each sample of it once, none beyond `sampling.samples_wh`.
+
+        With each its (h, w, channels) uint8 samples, its one colour where it is blank, or what is wrong with it.
+        """
+        ...
 
 
-MODELS: dict[str, Callable[[Container, torch.device, int], ModelDecoder]] = {"cinr": CinrTiles}
+def _octave_tiles(container: Container, device: torch.device, cache_bytes: int) -> ModelDecoder:
+    # Importing it compiles its entropy coder, which other models need not wait for.
+    from inrwsi.octave_tiles import OctaveTiles
+
+    return OctaveTiles(container, device, cache_bytes)
+
+
+MODELS: dict[str, Callable[[Container, torch.device, int], ModelDecoder]] = {
+    "cinr": CinrTiles,
+    "octaves": _octave_tiles,
+}
 
 
 class Decoder:
@@ -108,8 +129,9 @@ class Decoder:
     ) -> Iterator[np.ndarray]:
         """The rectangle from top to bottom, `strip_rows` output rows at a time.
 
-        Each output pixel is the mean over its footprint, `step` level-0 pixels a side; past native (step < 1) of
-        the field between the pixels. Outside the slide is the slide's background.
+        Each output pixel is the mean over its footprint, `step` level-0 pixels a side: of the samples that the model
+        has for the step, which may be coarser or finer than the slide's pixels. Past native (step < 1) a model that
+        has no finer ones is interpolated. Outside the slide is the slide's background.
 
         Args:
             l0_xy, l0_wh: the rectangle in level-0 pixels; it may reach outside the slide.
@@ -146,33 +168,45 @@ class Decoder:
     ) -> np.ndarray:
         """Output columns `out_x` and rows `out_y`, as (rows, columns, channels) uint8."""
         slide = self.header.slide
-        finer = self._model.samples_per_px(min(step_xy))
-        start = (l0_xy[0] * finer, l0_xy[1] * finer)
-        step = (step_xy[0] * finer, step_xy[1] * finer)
-        low = [int(np.floor(start[a] + (out_x, out_y)[a][0] * step[a])) for a in (0, 1)]
-        high = [int(np.ceil(start[a] + (out_x, out_y)[a][1] * step[a])) for a in (0, 1)]
+        sampling = self._model.sampling(min(step_xy))
+        samples_wh = sampling.samples_wh(slide.l0_wh)
+        # From here on all is in samples.
+        start = (l0_xy[0] * sampling.a_px, l0_xy[1] * sampling.a_px)
+        step = (step_xy[0] * sampling.a_px, step_xy[1] * sampling.a_px)
+        enlarged = sampling == NATIVE and min(step) < 1 - STEP_TOLERANCE
+        reach = CUBIC_REACH if enlarged else 0
+        low = [int(np.floor(start[a] + (out_x, out_y)[a][0] * step[a])) - reach for a in (0, 1)]
+        high = [int(np.ceil(start[a] + (out_x, out_y)[a][1] * step[a])) + reach for a in (0, 1)]
         asked = Rect(low[0], low[1], high[0] - low[0], high[1] - low[1])
-        rect = asked.intersect(Rect(0, 0, slide.width * finer, slide.height * finer))
+        rect = asked.intersect(Rect(0, 0, *samples_wh))
         background = np.array(slide.background)
-        if step == (1.0, 1.0):
-            out = np.empty((asked.h, asked.w, slide.channels), np.uint8)
-            out[:] = background
-            for block, samples in self._blocks(rect, finer):
-                part = block.intersect(rect)
-                cut = samples
-                if samples.ndim == 3:
-                    cut = samples[part.y - block.y :, part.x - block.x :][: part.h, : part.w]
-                out[part.y - asked.y :, part.x - asked.x :][: part.h, : part.w] = cut
-            return out
-        total = AreaSum(out_x, out_y, start, step, slide.channels)
-        for block, samples in self._blocks(rect, finer):
+        if step == (1.0, 1.0) and start[0].is_integer() and start[1].is_integer():
+            return self._copy(asked, rect, sampling, background)
+        total = (
+            CubicSum(out_x, out_y, start, step, slide.channels, samples_wh)
+            if enlarged
+            else AreaSum(out_x, out_y, start, step, slide.channels, sampling.covered_wh(slide.l0_wh))
+        )
+        for block, samples in self._blocks(rect, sampling):
             total.add((block.x, block.y), (block.w, block.h), samples)
-        return total.result(background, np.uint8)
+        return total.result(background)
 
-    def _blocks(self, rect: Rect, finer: int) -> Iterator[tuple[Rect, np.ndarray]]:
+    def _copy(self, asked: Rect, rect: Rect, sampling: Sampling, background: np.ndarray) -> np.ndarray:
+        """The samples of `asked`, of which `rect` is on the slide, as they are."""
+        out = np.empty((asked.h, asked.w, len(background)), np.uint8)
+        out[:] = background
+        for block, samples in self._blocks(rect, sampling):
+            part = block.intersect(rect)
+            cut = samples
+            if samples.ndim == 3:
+                cut = samples[part.y - block.y :, part.x - block.x :][: part.h, : part.w]
+            out[part.y - asked.y :, part.x - asked.x :][: part.h, : part.w] = cut
+        return out
+
+    def _blocks(self, rect: Rect, sampling: Sampling) -> Iterator[tuple[Rect, np.ndarray]]:
         if rect.empty:
             return
-        for block, content in self._model.blocks(rect, finer):
+        for block, content in self._model.blocks(rect, sampling):
             if isinstance(content, CorruptFile):
                 if not self._salvage:
                     raise content

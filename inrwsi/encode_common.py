@@ -100,7 +100,6 @@ def about(task: Task, model: dict[str, Any], settings: Any) -> dict[str, Any]:
         "seed": options.seed,
         "device": options.device,
         "keep_associated": list(options.keep_associated),
-        "memory_mb": options.memory_mb,
     }
 
 

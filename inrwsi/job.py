@@ -140,7 +140,8 @@ class Job:
 
     def drop_log(self, name: str) -> None:
         """Remove a log that nothing needs any more."""
-        self._logs.pop(name, Log(self.folder / f"{name}.log")).close()
+        if name in self._logs:
+            self._logs.pop(name).close()
         (self.folder / f"{name}.log").unlink(missing_ok=True)
 
     def __contains__(self, number: int) -> bool:

@@ -18,6 +18,7 @@ from inrwsi.fields.wavelet import forward97
 from inrwsi.fit.deltas import apply_deltas
 
 ROOT_UNIT = 16  # of the octave that is stored plainly: a quarter of a grey level
+MOST_SYMBOL = 2**20  # whose coefficient, in sixteenths of a unit, 32 bits hold
 PAD_TO = 4  # pixels: sites in two rows and two columns, so that every colour of the checkerboard is there
 
 
@@ -30,6 +31,8 @@ class ChunkCoder:
         device: where to compute.
         encoder: also load what only encoding needs.
         prior: use this one, which is not released yet, for the one that the model names.
+        analysis: the encoder's transforms of each net, where they were fitted with `weights`.
+        fast: use bf16 convolutions, whether or not they pay here; decoding gives the same either way.
 
     Raises:
         UnsupportedVersion: the prior is not in this build.
@@ -44,6 +47,8 @@ class ChunkCoder:
         *,
         encoder: bool = False,
         prior: octaves_prior.Prior | None = None,
+        analysis: Sequence[dict[str, np.ndarray]] | None = None,
+        fast: bool | None = None,
     ) -> None:
         prior = prior or octaves_prior.load(model.prior)
         if prior is None:
@@ -53,12 +58,12 @@ class ChunkCoder:
         self.model, self._device = model, device
         self._tensors: Sequence[dict[str, np.ndarray]] = prior.nets if weights is None else apply_deltas(prior, weights)
         self._tables = prior.tables
-        self._fast = fast_bf16(device)
+        self._fast = fast_bf16(device) if fast is None else fast
         self._nets: dict[int, IntegerNet] = {}
         self._lock = threading.Lock()
         self._matrix = np.array(model.matrix, np.int64).reshape(3, 3)
         self._mean = np.array(model.mean, np.int64)
-        self._analyses = [_analysis(t, device) for t in prior.analysis] if encoder else []
+        self._analyses = [_analysis(t, device) for t in analysis or prior.analysis] if encoder else []
         self._thresholds = thresholds(prior.tables)
 
     def _net(self, octave: int) -> IntegerNet:
@@ -84,6 +89,7 @@ class ChunkCoder:
         """What a blank chunk counts as, for its children."""
         rgb = np.array(colour * 3 if len(colour) == 1 else colour, np.int64)
         values = (self._matrix @ (rgb * lifting.PIXEL_UNIT - self._mean) + (1 << 13)) >> 14
+        values = values.clip(-lifting.PIXEL_MAX, lifting.PIXEL_MAX)  # a damaged matrix need not be orthonormal
         pixels = np.broadcast_to(values.astype(np.int16)[:, None, None], (3, mip_wh[1], mip_wh[0]))
         features = np.zeros((FEATURES, mip_wh[1], mip_wh[0]), np.uint8) if octave else None
         return Decoded(np.ascontiguousarray(pixels), features)
@@ -120,9 +126,15 @@ class ChunkCoder:
         stream = payload[:-1] if not any(payload) else payload
         decoder = rans.Decoder(stream, self._tables)
         below, features = _parent(parent, mip_wh)
-        whole = self._net(octave).run(
-            below, features, lambda _, __, scales: decoder.decode(scales), hand_up=octave > 0
-        )
+
+        def read(_number: int, _means: np.ndarray, scales: np.ndarray) -> np.ndarray:
+            symbols = decoder.decode(scales)
+            most = int(np.abs(symbols).max())
+            if most > MOST_SYMBOL:
+                raise ValueError(f"a coefficient is {most} units from its mean, should be at most {MOST_SYMBOL}")
+            return symbols
+
+        whole = self._net(octave).run(below, features, read, hand_up=octave > 0)
         decoder.finish()
         return whole.cut(0, 0, *mip_wh)
 
@@ -176,13 +188,12 @@ def thresholds(tables: FrequencyTables) -> np.ndarray:
 
     The symbol that minimises squared error (in quantiser units) and bits, weighed as in training.
     """
-    bits = tables.bits()
+    bits = tables.bits()[1:]  # row 0 has one symbol, and nothing to choose
     zero = tables.limit
     one = (bits[:, zero + 1] + bits[:, zero - 1]) / 2
     two = (bits[:, zero + 2] + bits[:, zero - 2]) / 2
     weight = 3 * octaves.RATE_WEIGHT / 2
-    gaps = np.stack((one - bits[:, zero], two - one), 1)
-    gaps[0] = 0
+    gaps = np.pad(np.stack((one - bits[:, zero], two - one), 1), ((1, 0), (0, 0)))
     return (0.5 + weight * np.clip(gaps, 0, 30)).astype(np.float32)
 
 

@@ -10,30 +10,69 @@ from inrwsi.errors import UnsupportedVersion, UsageError
 from inrwsi.formats.container import Container
 from inrwsi.formats.source import SlideSource
 
-MODEL_NAMES = ("cinr",)
+MODEL_NAMES = ("octaves", "cinr")
+EFFORTS = ("fast", "default", "best")
+OF_OCTAVES = ("quality", "psnr_db", "ratio", "size_bytes", "effort")
+OF_CINR = ("bpp", "passes", "tile_px", "weight_bits")
+TARGETS = ("quality", "psnr_db", "ratio", "size_bytes")
+DEFAULT_QUALITY = 60.0
 
 
 @dataclass(frozen=True)
-class EncodeOptions:
-    """How to encode.
+class CinrSettings:
+    """How to encode with model `cinr`; the attributes are those of `EncodeOptions`."""
 
-    Attributes:
-        model: `cinr`.
-        bpp: target bits a pixel of tissue; chooses the tables' size.
-        passes: over every tile's pixels; time grows with it.
-        tile_px: side of a tile, 64 to 2048.
-        weight_bits: 8 or 16, of the network's weights.
-        seed: of everything random. The same seed, machine and settings give the same file.
-        device: auto, cpu or cuda.
-        keep_associated: names of the source's associated images to store.
-        memory_mb: bounds what the fit holds at once, beside the libraries themselves.
-    """
-
-    model: str = "cinr"
     bpp: float = 4.0
     passes: int = 6
     tile_px: int = 512
     weight_bits: int = 8
+
+
+@dataclass(frozen=True)
+class OctavesSettings:
+    """How to encode with model `octaves`; the attributes are those of `EncodeOptions`, and one target is not None."""
+
+    quality: float | None = None
+    psnr_db: float | None = None
+    ratio: float | None = None
+    size_bytes: int | None = None
+    effort: str = "default"
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How to encode. What is None is the model's default; what is not of the model must be None.
+
+    Attributes:
+        model: `octaves` or `cinr`.
+        quality: of octaves, 1 to 100: a fixed quantiser step, no search. 60 where no target is given.
+        psnr_db: of octaves, PSNR of RGB over the whole slide, in dB, met within 0.1 dB.
+        ratio: of octaves, uncompressed bytes (one a pixel and channel) over the file's, met within 2 %.
+        size_bytes: of octaves, of the file, met within 2 %.
+        effort: of octaves, `fast`, `default` or `best`.
+        bpp: of cinr, target bits a pixel of tissue; chooses the tables' size. 4 by default.
+        passes: of cinr, over every tile's pixels; time grows with it. 6 by default.
+        tile_px: of cinr, side of a tile, 64 to 2048. 512 by default.
+        weight_bits: of cinr, 8 or 16, of the network's weights. 8 by default.
+        seed: of everything random. The same seed, machine and settings give the same file.
+        device: auto, cpu or cuda.
+        keep_associated: names of the source's associated images to store.
+        memory_mb: bounds the pixels held at once, beside the libraries themselves.
+
+    Raises:
+        UsageError: a value out of its range, two targets, or a setting of the other model.
+    """
+
+    model: str = "octaves"
+    quality: float | None = None
+    psnr_db: float | None = None
+    ratio: float | None = None
+    size_bytes: int | None = None
+    effort: str | None = None
+    bpp: float | None = None
+    passes: int | None = None
+    tile_px: int | None = None
+    weight_bits: int | None = None
     seed: int = 0
     device: str = "auto"
     keep_associated: tuple[str, ...] = ()
@@ -41,22 +80,60 @@ class EncodeOptions:
 
     def __post_init__(self) -> None:
         wants = (
-            ("--model", self.model, self.model in MODEL_NAMES, f"one of {', '.join(MODEL_NAMES)}"),
-            ("--bpp", self.bpp, 0.02 <= self.bpp <= 24, "from 0.02 to 24 bits a pixel"),
-            ("--passes", self.passes, 1 <= self.passes <= 10000, "from 1 to 10000"),
-            ("--tile-px", self.tile_px, 64 <= self.tile_px <= 2048, "from 64 to 2048"),
-            ("--weight-bits", self.weight_bits, self.weight_bits in (8, 16), "8 or 16"),
-            ("--seed", self.seed, 0 <= self.seed < 2**32, "from 0 to 2^32 - 1"),
-            ("--memory-mb", self.memory_mb, self.memory_mb >= 256, "at least 256"),
+            ("model", lambda v: v in MODEL_NAMES, f"one of {', '.join(MODEL_NAMES)}"),
+            ("quality", lambda v: 1 <= v <= 100, "from 1 to 100"),
+            ("psnr_db", lambda v: 10 <= v <= 70, "from 10 to 70 dB"),
+            ("ratio", lambda v: 1 <= v <= 1e6, "from 1 to 1,000,000"),
+            ("size_bytes", lambda v: 1 <= v <= 2**50, "at least 1 byte"),
+            ("effort", lambda v: v in EFFORTS, f"one of {', '.join(EFFORTS)}"),
+            ("bpp", lambda v: 0.02 <= v <= 24, "from 0.02 to 24 bits a pixel"),
+            ("passes", lambda v: 1 <= v <= 10000, "from 1 to 10000"),
+            ("tile_px", lambda v: 64 <= v <= 2048, "from 64 to 2048"),
+            ("weight_bits", lambda v: v in (8, 16), "8 or 16"),
+            ("seed", lambda v: 0 <= v < 2**32, "from 0 to 2^32 - 1"),
+            ("memory_mb", lambda v: v >= 256, "at least 256"),
         )
-        for name, value, ok, want in wants:
-            if not ok:
-                raise UsageError(f"{name} is {value}; it should be {want}")
+        for name, ok, want in wants:
+            value = getattr(self, name)
+            if value is not None and not ok(value):
+                raise UsageError(f"{flag(name)} is {value}; it should be {want}")
+        other, others = ("cinr", OF_CINR) if self.model == "octaves" else ("octaves", OF_OCTAVES)
+        for name in others:
+            if getattr(self, name) is not None:
+                raise UsageError(
+                    f"{flag(name)} is a setting of model {other}, and the model is {self.model}; leave it out, or give "
+                    f"--model {other}"
+                )
+        given = [flag(name) for name in TARGETS if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise UsageError(f"{' and '.join(given)} are given; give one of them")
+
+    @property
+    def octaves(self) -> OctavesSettings:
+        """The settings of model `octaves`, resolved."""
+        quality = self.quality
+        if all(getattr(self, name) is None for name in TARGETS):
+            quality = DEFAULT_QUALITY
+        return OctavesSettings(quality, self.psnr_db, self.ratio, self.size_bytes, self.effort or "default")
+
+    @property
+    def cinr(self) -> CinrSettings:
+        """The settings of model `cinr`, resolved."""
+        return CinrSettings(**{name: v for name in OF_CINR if (v := getattr(self, name)) is not None})
+
+
+def flag(name: str) -> str:
+    """The command line's name of an option."""
+    return "--" + {"psnr_db": "psnr", "size_bytes": "size"}.get(name, name).replace("_", "-")
 
 
 @dataclass(frozen=True)
 class EncodeReport:
-    """What became of it. Sizes in bytes are `os.stat` of the files."""
+    """What became of it. Sizes in bytes are `os.stat` of the files.
+
+    `psnr_db` is of RGB over the whole slide, of what the file decodes to, and infinite where nothing is lost; `step` is
+    the quantiser's at octave 0, in units of 1 / 1024 grey level. Both are None for cinr.
+    """
 
     path: str
     source_bytes: int
@@ -66,6 +143,8 @@ class EncodeReport:
     blank_chunks: int
     coded_chunks: int
     seconds: float
+    psnr_db: float | None = None
+    step: int | None = None
 
     @property
     def bpp(self) -> float:
@@ -90,8 +169,8 @@ def check_encodable(source: SlideSource, out: Path, options: EncodeOptions, *, o
         raise UsageError(f"{out}: the folder {out.parent} is not writable; choose another")
     if source.bit_depth != 8 or source.channels not in (1, 3):
         raise UsageError(
-            f"{source.name}: has {source.channels} channels of {source.bit_depth} bits; model cinr encodes 1 or 3 "
-            "channels of 8 bits, so convert it first"
+            f"{source.name}: has {source.channels} channels of {source.bit_depth} bits; model {options.model} encodes "
+            "1 or 3 channels of 8 bits, so convert it first"
         )
     for name in options.keep_associated:
         if name not in source.associated:

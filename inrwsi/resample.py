@@ -1,23 +1,69 @@
-"""Area sampling: every output pixel is the mean of the source under its footprint.
+"""From samples of a slide to output pixels: means under a footprint, and cubic interpolation between the samples.
 
-A footprint that cuts a source pixel takes its share of it. Shares are whole 4096ths and sums are fp64, so they are
-exact, and an output pixel has one value however the source was cut into blocks.
+A footprint that cuts a source sample takes its share of it. Shares are whole 4096ths, cubic weights whole 16384ths, and
+sums are integers, so an output pixel has one value however the source was cut into blocks.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+from numba import njit
 
 SHARE = 4096
+PHASES = 4096
+CUBIC_UNIT = 16384
+CUBIC_REACH = 2  # samples beyond those that output pixels lie in, along each axis
+LEAST_COVER = 1 / 64
+MOST_ROWS = 1024  # of a block, taken together: 32 bits hold their sum at 255 times 4096 each
 
 
-def axis_shares(start: float, step: float, out: tuple[int, int], source: tuple[int, int]) -> tuple[int, np.ndarray]:
-    """How much of each source pixel of a block lies under each output pixel, along one axis.
+@dataclass(frozen=True)
+class Sampling:
+    """How densely a slide is sampled; by default at its pixels. One of the two at most is not the default.
+
+    Attributes:
+        finer: samples a level-0 pixel, along each axis.
+        octave: a sample stands for 2^octave level-0 pixels, along each axis.
+    """
+
+    finer: int = 1
+    octave: int = 0
+
+    def __post_init__(self) -> None:
+        if self.finer < 1 or self.octave < 0 or (self.finer > 1 and self.octave > 0):
+            raise ValueError(f"{self}: should be finer than level 0, coarser, or neither")
+
+    @property
+    def a_px(self) -> float:
+        """Samples a level-0 pixel, along each axis."""
+        return self.finer / 2**self.octave
+
+    def samples_wh(self, l0_wh: tuple[int, int]) -> tuple[int, int]:
+        """Samples of a slide: the last of an octave may reach beyond the slide's edge."""
+        return (-(-l0_wh[0] * self.finer >> self.octave), -(-l0_wh[1] * self.finer >> self.octave))
+
+    def covered_wh(self, l0_wh: tuple[int, int]) -> tuple[float, float]:
+        """Where the slide ends, in samples: within the last one, of which it covers `LEAST_COVER` or more.
+
+        A sample that hardly any of the slide lies under must not be lost, as a slide may have no other.
+        """
+        n = self.samples_wh(l0_wh)
+        w, h = (max(l0_wh[a] * self.a_px, n[a] - 1 + LEAST_COVER) for a in (0, 1))
+        return (w, h)
+
+
+def axis_shares(
+    start: float, step: float, out: tuple[int, int], source: tuple[int, int], covered: float = np.inf
+) -> tuple[int, np.ndarray]:
+    """How much of each source sample of a block lies under each output pixel, along one axis.
 
     Args:
-        start, step: output pixel j covers [start + j * step, start + (j + 1) * step), in source pixels.
+        start, step: output pixel j covers [start + j * step, start + (j + 1) * step), in source samples.
         out: first and past-the-last output pixel to consider.
-        source: first and past-the-last source pixel of the block.
+        source: first and past-the-last source sample of the block.
+        covered: where the source ends; what lies beyond has no share.
 
     Returns:
         The first output pixel that the block touches, and (touched, block length) fp64 shares, whole 4096ths in
@@ -28,23 +74,94 @@ def axis_shares(start: float, step: float, out: tuple[int, int], source: tuple[i
     if high <= low:
         return out[0], np.zeros((0, source[1] - source[0]))
     edges = start + np.arange(low, high + 1) * step
-    pixels = np.arange(source[0], source[1], dtype=np.float64)
-    begin = np.maximum(edges[:-1, None], pixels[None, :])
-    end = np.minimum(edges[1:, None], pixels[None, :] + 1)
+    samples = np.arange(source[0], source[1], dtype=np.float64)
+    begin = np.maximum(edges[:-1, None], samples[None, :])
+    end = np.minimum(edges[1:, None], np.minimum(samples + 1, covered)[None, :])
     shares = np.rint(np.maximum(end - begin, 0.0) * SHARE)
-    touched = np.flatnonzero(shares.any(axis=1))
+    return _touched(low, shares, out)
+
+
+def axis_cubic(
+    start: float, step: float, out: tuple[int, int], source: tuple[int, int], samples: int
+) -> tuple[int, np.ndarray]:
+    """The weight of each source sample of a block in each output pixel, along one axis: Keys (1981), a = -1/2.
+
+    An output pixel is the value at its centre. The samples' grid goes on beyond its ends with the first and the last
+    sample. Pixels whose centre lies outside the grid have no weights.
+
+    Args:
+        start, step, out, source: as for `axis_shares`.
+        samples: of the whole source, along the axis.
+
+    Returns:
+        As `axis_shares`, in units of 1 / `CUBIC_UNIT`; over all blocks an output pixel's weights sum to it exactly.
+    """
+    low = max(out[0], int(np.floor((source[0] - start) / step - 3 / step)) - 1)
+    high = min(out[1], int(np.ceil((source[1] - start) / step + 3 / step)) + 1)
+    if high <= low:
+        return out[0], np.zeros((0, source[1] - source[0]))
+    centres = np.rint((start + (np.arange(low, high) + 0.5) * step) * PHASES)
+    inside = (centres >= 0) & (centres < samples * PHASES)
+    first, phase = np.divmod(centres - PHASES // 2, PHASES)
+    taps = np.clip(first.astype(np.int64)[:, None] + np.arange(-1, 3), 0, samples - 1) - source[0]
+    weights = np.zeros((high - low, source[1] - source[0]))
+    rows, columns = np.nonzero((taps >= 0) & (taps < weights.shape[1]) & inside[:, None])
+    np.add.at(weights, (rows, taps[rows, columns]), cubic_weights(phase)[rows, columns])
+    return _touched(low, weights, out)
+
+
+def cubic_weights(phase: np.ndarray) -> np.ndarray:
+    """(n, 4) fp64 weights, whole and summing to `CUBIC_UNIT`, at (n,) whole `PHASES`-ths past the second sample."""
+    t = phase[:, None] / PHASES  # 12 bits: the polynomials are exact in fp64
+    away = np.abs(t - np.arange(-1, 3))
+    near, far = (1.5 * away - 2.5) * away * away + 1, ((2.5 - 0.5 * away) * away - 4) * away + 2
+    weights = np.rint(np.where(away <= 1, near, far) * CUBIC_UNIT)
+    rows = np.arange(len(weights))
+    weights[rows, weights.argmax(axis=1)] += CUBIC_UNIT - weights.sum(axis=1)
+    return weights
+
+
+def _touched(low: int, weights: np.ndarray, out: tuple[int, int]) -> tuple[int, np.ndarray]:
+    """The first output pixel of which a weight is not 0, and the weights from it to the last such one."""
+    touched = np.flatnonzero(weights.any(axis=1))
     if len(touched) == 0:
-        return out[0], shares[:0]
-    return low + int(touched[0]), shares[touched[0] : touched[-1] + 1]
+        return out[0], weights[:0]
+    return low + int(touched[0]), weights[touched[0] : touched[-1] + 1]
+
+
+@dataclass(frozen=True)
+class AxisWeights:
+    """What a block's samples weigh in output pixels, along an axis.
+
+    Attributes:
+        first: output pixel, counted from the first of the rectangle.
+        weights: (pixels, samples) int32.
+        spans: (pixels, 2) int32: the first and past-the-last sample of each that weighs anything.
+        sums: (pixels,) int64, of the weights.
+    """
+
+    first: int
+    weights: np.ndarray
+    spans: np.ndarray
+    sums: np.ndarray
+
+    @classmethod
+    def of(cls, first: int, weights: np.ndarray) -> AxisWeights:
+        """From what `axis_shares` and `axis_cubic` give."""
+        there = weights != 0
+        spans = np.stack((there.argmax(axis=1), weights.shape[1] - there[:, ::-1].argmax(axis=1)), axis=1)
+        whole = weights.astype(np.int32)
+        return cls(first, whole, spans.astype(np.int32), whole.sum(axis=1, dtype=np.int64))
 
 
 class AreaSum:
-    """The sums under a rectangle of output pixels, filled block by block in any order.
+    """The sums under a rectangle of output pixels, filled block by block in any order. Not thread safe.
 
     Args:
         out_x, out_y: first and past-the-last output column and row.
-        start_xy, step: output pixel (i, j) covers `start + (i, j) * step` to one step on, in source pixels.
+        start_xy, step: output pixel (i, j) covers `start + (i, j) * step` to one step on, in source samples.
         channels: of the source.
+        covered_wh: where the source ends, in samples from the first; what lies beyond counts as no part of it.
     """
 
     def __init__(
@@ -54,30 +171,117 @@ class AreaSum:
         start_xy: tuple[float, float],
         step: float | tuple[float, float],
         channels: int,
+        covered_wh: tuple[float, float] = (np.inf, np.inf),
     ) -> None:
-        self._x, self._y, self._start = out_x, out_y, start_xy
+        self._out, self._start, self._covered = (out_x, out_y), start_xy, covered_wh
         self._step = step if isinstance(step, tuple) else (step, step)
         shape = (out_y[1] - out_y[0], out_x[1] - out_x[0])
-        self._sum = np.zeros((*shape, channels))
-        self._weight = np.zeros(shape)
+        self._sum = np.zeros((*shape, channels), np.int64)
+        self._weight = np.zeros(shape, np.int64)
+        self._known: dict[tuple[int, int, int], AxisWeights] = {}
+
+    def _axis(self, axis: int, source: tuple[int, int]) -> tuple[int, np.ndarray]:
+        """First output pixel that a block's samples count in along an axis (0 is x), and their weights."""
+        return axis_shares(self._start[axis], self._step[axis], self._out[axis], source, self._covered[axis])
+
+    def _weights(self, axis: int, first: int, count: int) -> AxisWeights:
+        """The same for `count` samples from `first`, kept: blocks lie in rows and columns."""
+        key = (axis, first, count)
+        if key not in self._known:
+            pixel, weights = self._axis(axis, (first, first + count))
+            self._known[key] = AxisWeights.of(pixel - self._out[axis][0], weights)
+        return self._known[key]
 
     def add(self, block_xy: tuple[int, int], block_wh: tuple[int, int], block: np.ndarray) -> None:
-        """Add a source block: (h, w, channels) integers, or (channels,) where it is one colour."""
-        x0, share_x = axis_shares(self._start[0], self._step[0], self._x, (block_xy[0], block_xy[0] + block_wh[0]))
-        y0, share_y = axis_shares(self._start[1], self._step[1], self._y, (block_xy[1], block_xy[1] + block_wh[1]))
-        if len(share_x) == 0 or len(share_y) == 0:
+        """Add a source block: (h, w, channels) uint8, or (channels,) integers where it is one colour."""
+        x = self._weights(0, block_xy[0], block_wh[0])
+        if block.ndim == 3 and block_wh[1] > MOST_ROWS:
+            for row in range(0, block_wh[1], MOST_ROWS):
+                part = block[row : row + MOST_ROWS]
+                self.add((block_xy[0], block_xy[1] + row), (block_wh[0], len(part)), part)
             return
-        at = np.s_[y0 - self._y[0] : y0 - self._y[0] + len(share_y), x0 - self._x[0] : x0 - self._x[0] + len(share_x)]
-        weight = share_y.sum(axis=1)[:, None] * share_x.sum(axis=1)[None, :]
+        y = self._weights(1, block_xy[1], block_wh[1])
+        if len(x.sums) == 0 or len(y.sums) == 0:
+            return
+        at = np.s_[y.first : y.first + len(y.sums), x.first : x.first + len(x.sums)]
+        weight = y.sums[:, None] * x.sums[None, :]
         self._weight[at] += weight
         if block.ndim == 1:
             self._sum[at] += weight[:, :, None] * block
             return
-        rows = np.tensordot(share_y, block.astype(np.float64), axes=(1, 0))  # (out rows, w, C)
-        self._sum[at] += np.tensordot(rows, share_x, axes=(1, 1)).transpose(0, 2, 1)
+        h, w, channels = block.shape
+        # One kind of array, or the kernel is compiled for each: no copy where it is that kind.
+        rows = np.require(block, np.uint8, ["C", "W"]).reshape(h, w * channels)
+        _add(rows, y.weights, y.spans, x.weights, x.spans, self._sum, y.first, x.first)
 
-    def result(self, outside: np.ndarray, dtype: type[np.unsignedinteger]) -> np.ndarray:
-        """(rows, columns, channels) means, `outside` (channels,) where no source lies under a pixel."""
-        covered = self._weight > 0
-        mean = self._sum / np.where(covered, self._weight, 1.0)[:, :, None]
-        return np.where(covered[:, :, None], np.floor(mean + 0.5), outside).astype(dtype)
+    def result(self, outside: np.ndarray) -> np.ndarray:
+        """(rows, columns, channels) uint8 means, `outside` (channels,) where no source lies under a pixel."""
+        return _means(self._sum, self._weight, outside.astype(np.uint8))
+
+
+class CubicSum(AreaSum):
+    """The same for a source that is enlarged: cubic interpolation along each axis whose step is below 1.
+
+    All blocks within `CUBIC_REACH` samples of the output pixels have to be added.
+
+    Args:
+        samples_wh: of the whole source. The others are as for `AreaSum`.
+    """
+
+    def __init__(
+        self,
+        out_x: tuple[int, int],
+        out_y: tuple[int, int],
+        start_xy: tuple[float, float],
+        step: tuple[float, float],
+        channels: int,
+        samples_wh: tuple[int, int],
+    ) -> None:
+        super().__init__(out_x, out_y, start_xy, step, channels)
+        self._samples = samples_wh
+
+    def _axis(self, axis: int, source: tuple[int, int]) -> tuple[int, np.ndarray]:
+        if self._step[axis] >= 1:
+            return super()._axis(axis, source)
+        return axis_cubic(self._start[axis], self._step[axis], self._out[axis], source, self._samples[axis])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _add(
+    rows: np.ndarray,
+    y_weights: np.ndarray,
+    y_spans: np.ndarray,
+    x_weights: np.ndarray,
+    x_spans: np.ndarray,
+    total: np.ndarray,
+    first_y: int,
+    first_x: int,
+) -> None:
+    """Add the weighted samples of `rows` (h, w * C) uint8 to `total` (rows, columns, C) int64."""
+    channels = total.shape[2]
+    line = np.empty(rows.shape[1], np.int32)
+    for j in range(len(y_spans)):
+        line[:] = 0
+        for y in range(y_spans[j, 0], y_spans[j, 1]):
+            weight = y_weights[j, y]
+            for n in range(line.size):
+                line[n] += np.int32(weight * np.int32(rows[y, n]))
+        for i in range(len(x_spans)):
+            for c in range(channels):
+                value = np.int64(0)
+                for x in range(x_spans[i, 0], x_spans[i, 1]):
+                    value += np.int64(x_weights[i, x]) * line[x * channels + c]
+                total[first_y + j, first_x + i, c] += value
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _means(total: np.ndarray, weights: np.ndarray, outside: np.ndarray) -> np.ndarray:
+    """`total` (rows, columns, C) over `weights` (rows, columns), rounded, or `outside` where the weight is 0."""
+    means = np.empty(total.shape, np.uint8)
+    for j in range(total.shape[0]):
+        for i in range(total.shape[1]):
+            weight = np.float64(weights[j, i])
+            for c in range(total.shape[2]):
+                mean = np.floor(np.float64(total[j, i, c]) / weight + 0.5)
+                means[j, i, c] = min(max(mean, 0.0), 255.0) if weight > 0 else outside[c]
+    return means

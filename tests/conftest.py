@@ -36,10 +36,10 @@ def small_slide() -> np.ndarray:
 @pytest.fixture(scope="session")
 def few_steps() -> Iterator[None]:
     """The network's fit cut short: what tests look at does not need a good one."""
-    import inrwsi.encode
+    import inrwsi.encode_cinr
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inrwsi.encode, "NETWORK_STEPS_A_PASS", 25)
+        patch.setattr(inrwsi.encode_cinr, "NETWORK_STEPS_A_PASS", 25)
         yield
 
 
@@ -51,5 +51,6 @@ def encoded(tmp_path_factory: pytest.TempPathFactory, few_steps: None) -> Encode
 
     pixels, path = small_slide(), tmp_path_factory.mktemp("encoded") / "slide.cinr"
     with open_source(pixels, mpp_um=0.5, objective_power=20) as source:
-        report = encode(source, path, EncodeOptions(tile_px=TILE_PX, passes=2, bpp=3.0, device="cpu"))
+        options = EncodeOptions(model="cinr", tile_px=TILE_PX, passes=2, bpp=3.0, device="cpu")
+        report = encode(source, path, options)
     return Encoded(pixels, path, report)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,11 @@ from inrwsi.errors import UsageError
 from inrwsi.formats.container import Container
 from inrwsi.formats.header import GridInfo, Header, SlideInfo
 from inrwsi.formats.writer import ContainerWriter
-from inrwsi.options import EncodeOptions, EncodeReport
+from inrwsi.options import OF_CINR, OF_OCTAVES, CinrSettings, EncodeOptions, EncodeReport
 from inrwsi.progress import Progress
 
 INRWSI = (sys.executable, "-c", "from inrwsi.cli.main import main; main(prog_name='inrwsi')")
-ENCODE = ("--tile-px", "64", "--passes", "1", "--device", "cpu", "-q")
+ENCODE = ("--model", "cinr", "--tile-px", "64", "--passes", "1", "--device", "cpu", "-q")
 SLIDE_WH = (150, 100)
 TILE_PX = 64
 
@@ -69,11 +70,11 @@ def picture(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def cinr(folder: Path, picture: Path) -> Path:
     """`picture`, encoded by the command line, with a fit of a few steps: what it looks like is not the point here."""
-    import inrwsi.encode
+    import inrwsi.encode_cinr
 
     path = folder / "slide.cinr"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inrwsi.encode, "NETWORK_STEPS_A_PASS", 3)
+        patch.setattr(inrwsi.encode_cinr, "NETWORK_STEPS_A_PASS", 3)
         result = run("encode", picture, "-o", path, "--source-mpp", 0.5, "--objective-power", 20, *ENCODE)
     assert (result.exit_code, result.output) == (0, "")
     return path
@@ -107,6 +108,12 @@ def hollow(folder: Path) -> Path:
             ("encode",),
             [
                 "Usage: inrwsi encode [OPTIONS] SOURCE",
+                "--quality Q",
+                "--psnr DB",
+                "--ratio N",
+                "--size BYTES",
+                "--model [octaves|cinr]",
+                "--effort [fast|default|best]",
                 "--bpp BITS",
                 "--passes N",
                 "--tile-px PX",
@@ -150,21 +157,26 @@ def test_version() -> None:
 
 
 def test_defaults_are_those_of_the_library() -> None:
-
-    defaults = {p.name: p.default for p in main.commands["encode"].params}
+    command = main.commands["encode"]
+    defaults = command.make_context("encode", ["x.png", "-o", "x.cinr"]).params
     options = EncodeOptions()
-    for name in ("model", "bpp", "passes", "tile_px", "seed", "device", "memory_mb"):
+    for name in ("model", *OF_OCTAVES, *OF_CINR, "seed", "device", "memory_mb"):
         assert defaults[name] == getattr(options, name), name
-    assert int(defaults["weight_bits"]) == options.weight_bits
-    ends = {"bpp": (0.02, 24), "passes": (1, 10000), "tile_px": (64, 2048), "seed": (0, 2**32 - 1)}
+    shown = {p.name: getattr(p, "help", None) or "" for p in main.commands["encode"].params}
+    assert shown["effort"].endswith("[default: default]")
+    for name, value in {**asdict(CinrSettings()), "quality": options.octaves.quality}.items():
+        assert shown[name].endswith(f"[default: {value:g}]")
+    ends = {"quality": (1, 100), "psnr_db": (10, 70), "ratio": (1, 1_000_000), "seed": (0, 2**32 - 1)}
+    ends |= {"bpp": (0.02, 24), "passes": (1, 10000), "tile_px": (64, 2048)}
     for name, (low, high) in ends.items():
         param = next(p for p in main.commands["encode"].params if p.name == name)
         assert isinstance(param.type, click.FloatRange | click.IntRange)
         assert (param.type.min, param.type.max) == (low, high)
+        model = "cinr" if name in OF_CINR else "octaves"
         for inside, outside in ((low, low - 0.01), (high, high + 1)):
-            EncodeOptions(**{name: inside})
-            with pytest.raises(UsageError, match=name.replace("_", "-")):
-                EncodeOptions(**{name: outside})
+            EncodeOptions(model=model, **{name: inside})
+            with pytest.raises(UsageError, match=param.opts[-1]):
+                EncodeOptions(model=model, **{name: outside})
     told(run("encode", "x.png", "-o", "x.cinr", "--memory-mb", 255), 2, "255 is not in the range")
     with pytest.raises(UsageError, match="--memory-mb is 255"):
         EncodeOptions(memory_mb=255)
@@ -212,6 +224,21 @@ def test_mistakes_are_told_without_torch(folder: Path, picture: Path, hollow: Pa
         (("encode", picture, "-o", "there.cinr"), 2, "there.cinr: is there already; give --overwrite"),
         (("encode", picture, "-o", "x.cinr", "--model", "mlp"), 2, "'mlp' is not"),
         (("encode", picture, "-o", "x.cinr", "--bpp", "0"), 2, "0.0 is not in the range"),
+        (
+            ("encode", picture, "-o", "x.cinr", "--bpp", "2"),
+            2,
+            "--bpp is a setting of model cinr, and the model is oct",
+        ),
+        (("encode", picture, "-o", "x.cinr", "--model", "cinr", "--psnr", "40"), 2, "--psnr is a setting of model oct"),
+        (("encode", picture, "-o", "x.cinr", "--quality", "0"), 2, "0.0 is not in the range"),
+        (("encode", picture, "-o", "x.cinr", "--size", "3 apples"), 2, "'3 apples' should be a number of bytes"),
+        (("encode", picture, "-o", "x.cinr", "--size", "0.5"), 2, "'0.5' should be a number of bytes"),
+        (
+            ("encode", picture, "-o", "x.cinr", "--size", "1M", "--ratio", "9"),
+            2,
+            "--ratio and --size are given; give one",
+        ),
+        (("encode", picture, "-o", "x.cinr", "--effort", "some"), 2, "'some' is not one of"),
         (("encode", picture, "-o", "x.cinr", "--source-mpp", "-1"), 2, "-1.0 is not in the range"),
         (("encode", picture, "-o", "x.cinr", "--keep-associated=label"), 2, "no associated image of that name"),
         (("encode", hollow, "-o", "x.cinr"), 2, "hollow.cinr"),
@@ -318,8 +345,29 @@ def test_associated_images_are_kept_by_asking() -> None:
         (("--keep-associated=label", "--keep-associated"), ("label", "thumbnail")),
     ],
 )
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        (("--size", "1.5G", "--effort", "fast"), EncodeOptions(size_bytes=1_500_000_000, effort="fast")),
+        (("--size", "350k"), EncodeOptions(size_bytes=350_000)),
+        (("--size", "77"), EncodeOptions(size_bytes=77)),
+        (("--psnr", "40.5", "--effort", "best"), EncodeOptions(psnr_db=40.5, effort="best")),
+        (("--ratio", "20"), EncodeOptions(ratio=20)),
+        (("--quality", "75"), EncodeOptions(quality=75)),
+        (
+            ("--model", "cinr", "--bpp", "0.5", "--passes", "3", "--tile-px", "128", "--weight-bits", "16"),
+            EncodeOptions("cinr", bpp=0.5, passes=3, tile_px=128, weight_bits=16),
+        ),
+    ],
+)
 def test_options_reach_the_encoder(
-    arguments: tuple[str, ...], kept: tuple[str, ...], picture: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: tuple[str, ...],
+    kept: tuple[str, ...],
+    settings: tuple[str, ...],
+    options: EncodeOptions,
+    picture: Path,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import inrwsi.encode
     from inrwsi.formats import source_base
@@ -328,7 +376,7 @@ def test_options_reach_the_encoder(
 
     def record(source: Any, out: Path, options: Any, **rest: Any) -> Any:
         calls.append((source.mpp_um, source.mpp_source, source.objective_power, options, rest))
-        return EncodeReport(str(out), 300_000, 100_000, 800_000, 400_000, 5, 7, 65.4)
+        return EncodeReport(str(out), 300_000, 100_000, 800_000, 400_000, 5, 7, 65.4, 41.237, 20_480)
 
     monkeypatch.setattr(inrwsi.encode, "encode", record)
     monkeypatch.setattr(source_base.BaseSource, "associated", ("label", "thumbnail"), raising=False)
@@ -340,19 +388,20 @@ def test_options_reach_the_encoder(
 
     monkeypatch.setattr(source_base.BaseSource, "__init__", with_associated)
     out = folder / "options.cinr"
-    settings = ("--bpp", "0.5", "--passes", "3", "--tile-px", "128", "--weight-bits", "16", "--seed", "9")
     more = ("--source-mpp", "0.25", "--objective-power", "40", "--resume", "--device", "cpu", "--memory-mb", "512")
+    more += ("--seed", "9")
     # The bare flag stands right before the source and does not swallow it.
     result = run("encode", *settings, *more, "-o", out, *arguments, picture)
     assert result.exit_code == 0, result.output
-    ((mpp_um, mpp_source, power, options, rest),) = calls
+    ((mpp_um, mpp_source, power, got, rest),) = calls
     assert (mpp_um, mpp_source, power) == ((0.25, 0.25), "user", 40.0)
-    assert options == EncodeOptions("cinr", 0.5, 3, 128, 16, 9, "cpu", kept, 512)
+    assert got == replace(options, seed=9, device="cpu", keep_associated=kept, memory_mb=512)
     assert (rest["resume"], rest["overwrite"]) == (True, False)
     assert result.stdout.splitlines() == [
         f"{out}: 100,000 bytes, 3.00 times smaller than the source's 300,000 bytes",
         "slide: 0.80 Mpx at 1.000 bits a pixel",
         "tissue: 0.40 Mpx at 2.000 bits a pixel",
+        "PSNR: 41.24 dB, glass and all",
         "chunks: 7 coded, 5 blank",
         "time: 1 min 05 s",
     ]
@@ -373,7 +422,8 @@ def test_encoded_file_says_what_it_was_told(cinr: Path) -> None:
 
 def test_interrupted_encode_leaves_nothing_and_resumes(folder: Path, picture: Path) -> None:
     out = folder / "long.cinr"
-    command = ("encode", str(picture), "-o", str(out), "--tile-px", "64", "--passes", "2000", "--device", "cpu")
+    cinr = ("--model", "cinr", "--tile-px", "64", "--passes", "2000", "--device", "cpu")
+    command = ("encode", str(picture), "-o", str(out), *cinr)
     with subprocess.Popen([*INRWSI, *command], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:

@@ -31,7 +31,7 @@ def test_quick_run_writes_every_step_and_says_that_no_gpu_is_here(
 ) -> None:
     assert gpu.main(["--quick", "--out", str(tmp_path / "new")]) == 0
     assert capsys.readouterr().out.startswith("no GPU is here")
-    assert [p.name for p in (tmp_path / "new").iterdir()] == ["gpu.json"]
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["gpu.json", "prior.safetensors"]
     report = _results(tmp_path / "new")
     assert report["device"] == "cpu"
     assert report["versions"]["torch"] == torch.__version__
@@ -44,6 +44,9 @@ def test_quick_run_writes_every_step_and_says_that_no_gpu_is_here(
     assert results["repeatable"]["same_by_default"] is True
     assert "skipped" in results["parity_tcnn"]
     assert results["throughput"]["positions"] == 4096
+    octaves = [value for name, value in results["parity_octaves"].items() if "step" in name]
+    assert len(octaves) == 6 and all(entry["ok"] and entry["payload_bytes"] > 200 for entry in octaves)
+    assert results["train_prior"]["steps"] == 2
     assert results["throughput"]["patches_float16"]["forward_backward_mpx_s"] > 0
 
 
@@ -78,17 +81,17 @@ def test_a_broken_step_is_recorded_and_the_next_still_runs(tmp_path: Path, monke
     assert results["fine"]["answer"] == 42
 
 
-def test_steps_know_their_deadline_and_are_left_out_when_time_is_up() -> None:
+def test_steps_know_their_deadline_and_are_left_out_when_time_is_up(tmp_path: Path) -> None:
     step = gpu.Step("deadline", 5, lambda ctx: {"left_s": ctx.deadline - time.monotonic()})
     cpu = torch.device("cpu")
-    assert 4.5 < gpu.run_step(step, cpu, True, time.monotonic() + 60)["left_s"] <= 5
-    assert 1.5 < gpu.run_step(step, cpu, True, time.monotonic() + 2)["left_s"] <= 2
-    assert gpu.run_step(step, cpu, True, time.monotonic() - 1) == {"skipped": "no time left"}
+    assert 4.5 < gpu.run_step(step, cpu, True, time.monotonic() + 60, tmp_path)["left_s"] <= 5
+    assert 1.5 < gpu.run_step(step, cpu, True, time.monotonic() + 2, tmp_path)["left_s"] <= 2
+    assert gpu.run_step(step, cpu, True, time.monotonic() - 1, tmp_path) == {"skipped": "no time left"}
     assert sum(s.budget_s for s in gpu.STEPS) < gpu.WHOLE_BUDGET_S < 9 * 60
 
 
-def test_positions_are_pixel_centres_inside_the_slide() -> None:
-    ctx = gpu.Context(torch.device("cpu"), True, 0.0)
+def test_positions_are_pixel_centres_inside_the_slide(tmp_path: Path) -> None:
+    ctx = gpu.Context(torch.device("cpu"), True, 0.0, tmp_path)
     for xy in (gpu.row_positions(256, ctx), gpu.patch_positions(256, ctx)):
         assert xy.shape == (65_536, 2)
         assert xy.min() >= 0

@@ -19,10 +19,13 @@ LAYERS = (
     (
         *("inrwsi.formats", "inrwsi.fields", "inrwsi.coding", "inrwsi.device", "inrwsi.metrics", "inrwsi.tissue"),
         *("inrwsi.sample", "inrwsi.sample_noise", "inrwsi.sample_paint", "inrwsi.sample_scene"),
-        *("inrwsi.resample", "inrwsi.job", "inrwsi.memory"),
+        *("inrwsi.resample", "inrwsi.job", "inrwsi.memory", "inrwsi.lru", "inrwsi.colour", "inrwsi.workers"),
     ),
-    ("inrwsi.fit", "inrwsi.tiles", "inrwsi.options"),
-    ("inrwsi.encode", "inrwsi.decode"),
+    ("inrwsi.fit", "inrwsi.tiles", "inrwsi.octave_chunks", "inrwsi.octave_tiles", "inrwsi.options"),
+    (
+        *("inrwsi.encode", "inrwsi.encode_common", "inrwsi.encode_cinr", "inrwsi.encode_octaves"),
+        *("inrwsi.encode_sample", "inrwsi.encode_units", "inrwsi.rate_control", "inrwsi.decode"),
+    ),
     ("inrwsi.slide",),
     ("inrwsi.bridges", "inrwsi.serve"),
     ("inrwsi.cli", "benchmarks", "inrwsi.benchmarks"),

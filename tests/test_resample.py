@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from inrwsi.resample import SHARE, AreaSum, axis_shares
+from inrwsi.resample import CUBIC_UNIT, PHASES, SHARE, AreaSum, CubicSum, Sampling, axis_shares, cubic_weights
 
 
 def _whole(image: np.ndarray, step: float, out_wh: tuple[int, int], start: tuple[float, float] = (0, 0)) -> np.ndarray:
     total = AreaSum((0, out_wh[0]), (0, out_wh[1]), start, step, image.shape[2])
     total.add((0, 0), (image.shape[1], image.shape[0]), image)
-    return total.result(np.array([255] * image.shape[2]), np.uint8)
+    return total.result(np.array([255] * image.shape[2]))
 
 
 def test_box_means_at_a_whole_step() -> None:
@@ -41,14 +41,14 @@ def test_blocks_in_any_order_give_the_same_bits() -> None:
             x, y = blocks[i]
             part = image[y : y + 37, x : x + 41]
             total.add((x, y), (part.shape[1], part.shape[0]), part)
-        assert np.array_equal(total.result(np.array([255] * 3), np.uint8), want)
+        assert np.array_equal(total.result(np.array([255] * 3)), want)
 
 
 def test_a_block_of_one_colour_is_that_block() -> None:
     full = np.full((20, 30, 3), (9, 8, 7), np.uint8)
     total = AreaSum((0, 12), (0, 8), (0, 0), 2.5, 3)
     total.add((0, 0), (30, 20), np.array([9, 8, 7]))
-    assert np.array_equal(total.result(np.array([255] * 3), np.uint8), _whole(full, 2.5, (12, 8)))
+    assert np.array_equal(total.result(np.array([255] * 3)), _whole(full, 2.5, (12, 8)))
 
 
 def test_what_no_source_covers_is_outside() -> None:
@@ -69,3 +69,56 @@ def test_a_zone_plate_does_not_alias(step: float) -> None:
     assert small[fine].std() < 14  # a box over 4 px of rings near 2 px a period leaves a tenth at most
     assert picked[fine].std() > 80
     assert abs(small.mean() - plate.mean()) < 0.5
+
+
+def test_cubic_weights_are_whole_and_interpolate() -> None:
+    weights = cubic_weights(np.arange(PHASES))
+    assert (weights.sum(axis=1) == CUBIC_UNIT).all()
+    assert (weights == np.rint(weights)).all()
+    assert weights[0].tolist() == [0, CUBIC_UNIT, 0, 0]
+    assert (weights[PHASES // 2] * 16 / CUBIC_UNIT).tolist() == [-1, 9, 9, -1]
+    at = np.arange(-1, 3)  # Keys' kernel reproduces parabolas
+    t = np.arange(PHASES) / PHASES
+    assert np.abs(weights @ (at * at) / CUBIC_UNIT - t * t).max() < 5 / CUBIC_UNIT
+
+
+def _enlarged(image: np.ndarray, step: float, out_x: tuple[int, int], out_y: tuple[int, int], side: int) -> np.ndarray:
+    h, w = image.shape[:2]
+    total = CubicSum(out_x, out_y, (0.0, 0.0), (step, step), image.shape[2], (w, h))
+    for y in range(0, h, side):
+        for x in range(0, w, side):
+            part = image[y : y + side, x : x + side]
+            total.add((x, y), (part.shape[1], part.shape[0]), part)
+    return total.result(np.array([255] * image.shape[2]))
+
+
+@pytest.mark.parametrize("step", [0.5, 0.37, 0.01])
+def test_cubic_pixels_are_the_same_in_any_blocks_and_region(step: float) -> None:
+    image = np.random.default_rng(3).integers(0, 256, (23, 31, 3), dtype=np.uint8)
+    w, h = round(31 / step), round(23 / step)
+    if step < 0.1:
+        w, h = 400, 300
+    want = _enlarged(image, step, (0, w), (0, h), 64)
+    assert np.array_equal(_enlarged(image, step, (0, w), (0, h), 1), want)
+    assert np.array_equal(_enlarged(image, step, (0, w), (0, h), 7), want)
+    assert np.array_equal(_enlarged(image, step, (w // 3, w // 2), (5, h), 7), want[5:, w // 3 : w // 2])
+
+
+def test_cubic_keeps_its_range_and_a_flat_field() -> None:
+    flat = np.full((5, 5, 1), 200, np.uint8)
+    assert (_enlarged(flat, 0.3, (0, 16), (0, 16), 2) == 200).all()
+    edge = np.zeros((8, 8, 1), np.uint8)
+    edge[:, 4:] = 255
+    row = _enlarged(edge, 0.25, (0, 32), (0, 32), 8)[9, :, 0].astype(int)
+    assert (row[:8].max(), row[-8:].min()) == (0, 255)  # overshoot is cut off
+    assert (np.diff(row)[10:21] >= 0).all()
+
+
+def test_sampling_counts_samples() -> None:
+    assert Sampling().samples_wh((5, 7)) == (5, 7)
+    assert Sampling(finer=3).samples_wh((5, 7)) == (15, 21)
+    assert Sampling(octave=2).samples_wh((5, 8)) == (2, 2)
+    assert Sampling(octave=2).covered_wh((5, 8)) == (1.25, 2.0)
+    assert Sampling(octave=10).covered_wh((1, 1025)) == (1 / 64, 1 + 1 / 64)
+    with pytest.raises(ValueError, match="finer than level 0, coarser, or neither"):
+        Sampling(finer=2, octave=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -166,9 +167,9 @@ def test_a_resumed_encoding_gives_the_same_file(
     encoded: Encoded, tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped in any stage: nothing under the final name, and going on ends in the same bytes."""
-    monkeypatch.setattr("inrwsi.encode.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("inrwsi.encode_cinr.CHECKPOINT_SECONDS", 0.0)
     out = tmp_path / "slide.cinr"
-    options = EncodeOptions(tile_px=TILE_PX, passes=2, bpp=3.0, device="cpu")
+    options = EncodeOptions(model="cinr", tile_px=TILE_PX, passes=2, bpp=3.0, device="cpu")
     seen = 0
 
     def stop(progress: Progress) -> None:
@@ -184,7 +185,7 @@ def test_a_resumed_encoding_gives_the_same_file(
         with pytest.raises(UsageError, match="--resume goes on with it, --overwrite begins again"):
             encode(source, out, options)
         with pytest.raises(UsageError, match="was begun with passes 2, now it is 3"):
-            encode(source, out, EncodeOptions(tile_px=TILE_PX, passes=3, bpp=3.0, device="cpu"), resume=True)
+            encode(source, out, replace(options, passes=3), resume=True)
         stages: list[str] = []
         encode(source, out, options, resume=True, progress=lambda p: stages.append(p.stage))
     assert out.read_bytes() == encoded.path.read_bytes()
@@ -206,7 +207,7 @@ def test_what_cannot_be_encoded_is_said(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="no associated image 'label'"):
             encode(source, tmp_path / "a.cinr", EncodeOptions(keep_associated=("label",)))
         with pytest.raises(UsageError, match="--bpp is 99"):
-            EncodeOptions(bpp=99)
+            EncodeOptions(model="cinr", bpp=99)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -220,7 +221,7 @@ def test_every_depth_of_tables_and_weights(
 ) -> None:
     """The target chooses the tables' bits; what the tiles take in the file stays within it."""
     pixels, out = small_slide()[:64, :128], tmp_path / "slide.cinr"
-    options = EncodeOptions(tile_px=TILE_PX, passes=2, bpp=bpp, weight_bits=weight_bits, device="cpu")
+    options = EncodeOptions(model="cinr", tile_px=TILE_PX, passes=2, bpp=bpp, weight_bits=weight_bits, device="cpu")
     with open_source(pixels) as source:
         encode(source, out, options)
     with Decoder(out) as decoder:
@@ -234,8 +235,6 @@ def test_every_depth_of_tables_and_weights(
 
 def test_memory_does_not_grow_with_the_region(encoded: Encoded, tmp_path: Path) -> None:
     """A tall slide of repeated tiles, decoded in strips: the second half takes no more memory than the first."""
-    from dataclasses import replace
-
     from inrwsi.formats.writer import ContainerWriter
 
     with Container.open(encoded.path) as small:

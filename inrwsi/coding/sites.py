@@ -89,6 +89,30 @@ def seen_inputs(values: np.ndarray, first_band: int, bands: int, pad: int) -> np
 
 
 @njit(**_JIT)
+def near_inputs(seen: np.ndarray, pad: int, taps: np.ndarray, white: bool) -> np.ndarray:
+    """(2, h/2, w/2, inputs) float32: what a pass sees about each of its sites, for a convolution of 1 x 1.
+
+    Args:
+        seen: (h + 2 pad, w + 2 pad, bands), of `seen_inputs`.
+        taps: (n, 4) int64: rows down and columns right of the place `pad` up and left of a site, first band, and one
+            past the last.
+    """
+    h, w = (seen.shape[0] - 2 * pad) // 2, (seen.shape[1] - 2 * pad) // 2
+    out = np.empty((2, h, w, (taps[:, 3] - taps[:, 2]).sum()), np.float32)
+    for half in range(2):
+        dx = (1 - half) if white else half
+        for i in range(h):
+            for x in range(w):
+                n = 0
+                for t in range(taps.shape[0]):
+                    row, column = 2 * i + half + taps[t, 0], 2 * x + dx + taps[t, 1]
+                    for b in range(taps[t, 2], taps[t, 3]):
+                        out[half, i, x, n] = seen[row, column, b]
+                        n += 1
+    return out
+
+
+@njit(**_JIT)
 def dequantise(values: np.ndarray, band_steps: np.ndarray) -> np.ndarray:
     """Details (3, 3, h, w) int32 in 1 / 64 grey level, from (h, w, 9) int32 and each band's unit in 1 / 1024 grey."""
     h, w, _ = values.shape

@@ -15,6 +15,7 @@ from inrwsi.fields.octaves_model import FEATURES
 OUTLIERS = 1e-4  # the share of a channel's activations that may be cut off at 255
 SEEN_UNIT = 0.25 / 4  # what networks see of a coefficient is a quarter of it, held in quarters
 LOG_UNIT = 1 / 128
+BIAS_MAX = 2**23
 HIGH_PASS_UNIT = HIGH_PASS_SCALE / 8
 MEAN_UNIT, LOG_SCALE_UNIT, PIXEL_UNIT = 1 / 16, 1 / 7, 1 / 256
 _INPUT_OF = {  # activation to the module whose input it is
@@ -125,7 +126,9 @@ def shifts_of(real: dict[str, np.ndarray], units: Units) -> dict[str, np.ndarray
         most = np.abs(scaled).max(1)
         bias = np.abs(real[f"{name}.bias"] / units[f"{name}>"])
         total = np.abs(scaled).sum(1) * 255 * 1.02 + bias
-        finest = np.floor(np.log2(np.minimum(127 / np.maximum(most, 1e-9), (2.0**24 - 2**17) / np.maximum(total, 1e-9))))
+        room = np.minimum(127 / np.maximum(most, 1e-9), (2.0**24 - 2**17) / np.maximum(total, 1e-9))
+        room = np.minimum(room, BIAS_MAX / np.maximum(bias, 1e-9))  # beyond it `integer_net` would cut the bias off
+        finest = np.floor(np.log2(room))
         shifts[name] = np.clip(finest, 0, 20).astype(np.int8)
     return shifts
 
@@ -158,7 +161,7 @@ def integer_net(
         for each, scaled in zip(names, _scaled(name, real, units), strict=True):
             out[f"{each}.weight"] = np.clip(np.rint(scaled * gain[:, None, None, None]), -127, 127).astype(np.int8)
         bias = real[f"{name}.bias"].astype(np.float64) / units[f"{name}>"] * gain
-        out[f"{name}.bias"] = np.clip(np.rint(bias), -(2**23), 2**23).astype(np.int32)
+        out[f"{name}.bias"] = np.clip(np.rint(bias), -BIAS_MAX, BIAS_MAX).astype(np.int32)
         out[f"{name}.shift"] = shifts[name]
     check_net(out)
     return out

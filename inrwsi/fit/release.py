@@ -48,7 +48,9 @@ def release(model: Octaves, crops: Crops, seed: int = 7) -> octaves_prior.Prior:
         (torch.from_numpy(crops(10**9 + n))[None], torch.full((1, 1, 1, 1), float(step)))
         for n, step in enumerate(steps(CALIBRATION_CROPS))
     )
-    units = calibrate(model, batches, OCTAVES)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # the model adds noise to the coarsest octave
+        units = calibrate(model, batches, OCTAVES)
     nets, analyses = [], []
     for n in range(NETS):
         real = real_net(model.nets[n], model.analyses[n])

@@ -1,0 +1,154 @@
+"""The networks of one file: the prior's, or fitted to the slide where that pays for its bytes."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from inrwsi.encode_common import Task
+from inrwsi.encode_units import Blanks, Ij, Plan, as_rgb
+from inrwsi.fields import octaves_prior
+from inrwsi.fields.octaves import RATE_WEIGHT
+from inrwsi.fields.octaves_model import STEP_UNIT, OctavesModel
+from inrwsi.fields.octaves_prior import Prior
+from inrwsi.fit.deltas import Net, pack_deltas
+from inrwsi.fit.slide import BATCH, CROP_PX, Fitted, SlideFit
+from inrwsi.geometry import Rect
+from inrwsi.job import Job
+from inrwsi.octave_chunks import ChunkCoder
+from inrwsi.progress import Progress
+
+PASSES = {"default": 4.0, "best": 16.0}  # over the pixels of tissue, by effort
+LEAST_PX = 2_000_000  # of tissue: the differences of fewer cost more than they can save
+LEAST_STEPS, MOST_STEPS = 200, 20_000
+MOST_WINDOWS, WINDOW_PX = 256, 512
+QUANTA = (2, 4, 8)  # coarseness of the differences: the cheapest file wins
+CHECKPOINT_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What chunks are coded with: the file's own section, and the encoder's transforms that belong to it."""
+
+    weights: bytes | None = None
+    analysis: tuple[Net, ...] | None = None
+
+
+class Encoding(Protocol):
+    """What a fit needs of the encoding under way."""
+
+    task: Task
+    plan: Plan
+    blanks: Blanks
+    job: Job
+
+    def trial(self, model: OctavesModel, networks: Networks) -> tuple[float, float]:
+        """Bytes of all chunks of the slide, and its squared error, as a sample has it."""
+        ...
+
+
+def fit_networks(encoding: Encoding, model: OctavesModel, effort: str) -> Networks:
+    """Fit the networks to the slide at the model's step, for a time that grows with its tissue.
+
+    Goes on from what the job holds. The prior's networks are kept where the fitted ones do not pay for themselves on
+    a sample: bits, and squared error in the coin of the training.
+    """
+    chunks = encoding.blanks.coded(0)
+    tissue_px = encoding.blanks.coded_px(0, chunks)
+    smallest = min(encoding.task.l0_wh)
+    prior = octaves_prior.load(model.prior)
+    if effort not in PASSES or tissue_px < LEAST_PX or smallest < CROP_PX or prior is None:
+        return Networks()
+    held = encoding.job.load_network()
+    if held is not None and held[1].get("done"):
+        return _held(held[0])
+    steps = int(np.clip(PASSES[effort] * tissue_px / (BATCH * CROP_PX**2), LEAST_STEPS, MOST_STEPS))
+    fit = SlideFit(
+        prior,
+        _windows(encoding, chunks),
+        model.klt,
+        step=model.step / STEP_UNIT,
+        steps=steps,
+        tissue_px=tissue_px,
+        seed=encoding.task.options.seed,
+        device=encoding.task.device,
+    )
+    if held is not None:
+        fit.restore(held[0], held[1]["step_number"])
+    _run(fit, encoding)
+    chosen = _cheapest(encoding, model, prior, fit.fitted(), fit.which)
+    encoding.job.save_network(_kept(chosen), {"done": True})
+    return chosen
+
+
+def _run(fit: SlideFit, encoding: Encoding) -> None:
+    """Take the fit's steps, saving where it stands now and then."""
+    saved = time.monotonic()
+    total = fit.steps * BATCH * CROP_PX**2 / 1e6
+    for seen_px, loss in fit.run():
+        encoding.task.report(Progress("fit", min(total, seen_px / 1e6), total, "Mpx", f"{loss:.3f}"))
+        if time.monotonic() - saved > CHECKPOINT_SECONDS:
+            encoding.job.save_network(fit.state(), {"done": False, "step_number": fit.step_number})
+            saved = time.monotonic()
+
+
+def _windows(encoding: Encoding, chunks: list[Ij]) -> list[np.ndarray]:
+    """Pieces (h, w, 3) uint8 of the slide about chunks that are not blank, within a quarter of the memory setting."""
+    task = encoding.task
+    rng = np.random.default_rng((task.options.seed, 5))
+    most = min(MOST_WINDOWS, task.options.memory_mb * 2**20 // 4 // (3 * WINDOW_PX**2))
+    whole = Rect(0, 0, *task.l0_wh)
+    windows = []
+    for n in rng.permutation(len(chunks))[:most].tolist():
+        rect = encoding.plan.l0_rect(0, chunks[n])
+        w, h = min(WINDOW_PX, whole.w), min(WINDOW_PX, whole.h)
+        x = min(max(0, rect.x + (rect.w - w) // 2), whole.w - w)
+        y = min(max(0, rect.y + (rect.h - h) // 2), whole.h - h)
+        windows.append(as_rgb(task.source.read((x, y), (w, h))))
+    return windows
+
+
+def _cheapest(
+    encoding: Encoding, model: OctavesModel, prior: Prior, fitted: Fitted, which: tuple[int, ...]
+) -> Networks:
+    """Of the prior's networks and the fitted ones at every coarseness, those that make the cheapest file."""
+    choices = [Networks()]
+    for quantum in QUANTA:
+        try:
+            choices.append(Networks(pack_deltas(prior, fitted.nets, quantum, which), fitted.analysis))
+        except ValueError:  # sums beyond 24 bits: such networks cannot be coded with
+            continue
+    step = model.step / STEP_UNIT
+
+    def cost_bits(networks: Networks) -> float:
+        chunk_bytes, squares = encoding.trial(model, networks)
+        return 8 * (chunk_bytes + len(networks.weights or b"")) + squares / 3 / (RATE_WEIGHT * step**2)
+
+    return min(choices, key=cost_bits)
+
+
+def _kept(networks: Networks) -> dict[str, np.ndarray]:
+    kept: dict[str, Any] = {}
+    if networks.weights is not None and networks.analysis is not None:
+        kept["weights"] = np.frombuffer(networks.weights, np.uint8)
+        for n, analysis in enumerate(networks.analysis):
+            kept |= {f"{n}.{name}": array for name, array in analysis.items()}
+    return kept
+
+
+def _held(kept: dict[str, np.ndarray]) -> Networks:
+    if "weights" not in kept:
+        return Networks()
+    count = 1 + max(int(name.partition(".")[0]) for name in kept if name != "weights")
+    analysis = tuple(
+        {name.partition(".")[2]: array for name, array in kept.items() if name.startswith(f"{n}.")} for n in range(count)
+    )
+    return Networks(kept["weights"].tobytes(), analysis)
+
+
+def coder_of(task: Task, model: OctavesModel, networks: Networks) -> ChunkCoder:
+    """A coder that encodes with them."""
+    return ChunkCoder(model, networks.weights, task.device, encoder=True, analysis=networks.analysis)

@@ -1,0 +1,187 @@
+"""Fitting the networks to one slide: what `--effort default` spends its time on. CODEC.md, "Fit"."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from inrwsi.colour import Klt
+from inrwsi.fields.octaves import RATE_WEIGHT, Octaves, OctavesConfig
+from inrwsi.fields.octaves_integer import FACTOR_UNIT, NETS, layer_shapes
+from inrwsi.fields.octaves_prior import Prior
+from inrwsi.fit.deltas import Net
+from inrwsi.fit.quantise import Units, integer_net, net_units, real_net
+
+OCTAVES = 5
+CROP_PX = 256
+BATCH = 4
+LEARNING_RATE = 7e-4
+STEP_SPREAD = 0.15  # of the step's logarithm, about the one that is wanted: rate control may move it
+HARD_FROM = 0.3
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Networks of a slide: integer tensors of each net, and each net's analysis as float16."""
+
+    nets: tuple[Net, ...]
+    analysis: tuple[Net, ...]
+
+
+def floats_of(prior: Prior) -> Octaves:
+    """The prior's networks in floats, as near as its integers are to what was trained."""
+    model = Octaves(OctavesConfig())
+    for n in range(NETS):
+        model.analyses[n].load_state_dict({k: torch.from_numpy(v.astype(np.float32)) for k, v in prior.analysis[n].items()})
+        model.nets[n].load_state_dict(_real_state(prior.nets[n], net_units(prior.units, n)))
+    return model
+
+
+def _real_state(net: Net, units: Units) -> dict[str, Tensor]:
+    state = {}
+    for name in layer_shapes():
+        gain = np.exp2(-net[f"{name.replace('neighbours', 'features')}.shift"].astype(np.float64)) * units[f"{name}>"]
+        weight = net[f"{name}.weight"] * gain[:, None, None, None] / units[f"{name}<"][None, :, None, None]
+        if name == "synthesis1":  # in the integer net it takes coefficients in factors of the step
+            weight[:, -9:] *= (FACTOR_UNIT / net["inverse_factor"].astype(np.float64))[None, :, None, None]
+        state[f"{name}.weight"] = torch.from_numpy(weight.astype(np.float32))
+        if not name.endswith("neighbours"):
+            state[f"{name}.bias"] = torch.from_numpy((net[f"{name}.bias"] * gain).astype(np.float32))
+    return state
+
+
+class SlideFit:
+    """Descent on the slide's own pixels, from the prior.
+
+    Args:
+        prior: what is fitted.
+        windows: of the slide's tissue, each (h, w, 3) uint8, at least CROP_PX a side.
+        klt: the slide's colour transform.
+        step: of the quantiser, in grey levels.
+        steps: batches to take.
+        tissue_px: of the whole slide, over which the networks' own bits are spread.
+        seed: of the crops and the noise.
+        which: nets that may change.
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        windows: list[np.ndarray],
+        klt: Klt,
+        *,
+        step: float,
+        steps: int,
+        tissue_px: int,
+        seed: int,
+        which: tuple[int, ...] = (0, 1, 2),
+        device: torch.device | None = None,
+    ) -> None:
+        self._device = device or torch.device("cpu")
+        self.prior, self.which, self.steps = prior, which, steps
+        self._windows, self._klt, self._step, self._seed, self._tissue_px = windows, klt, step, seed, tissue_px
+        self.model = floats_of(prior).to(self._device, memory_format=torch.channels_last)
+        for n in range(NETS):
+            self.model.analyses[n].log_factor.requires_grad_(False)
+            for p in (*self.model.nets[n].parameters(), *self.model.analyses[n].parameters()):
+                p.requires_grad_(p.requires_grad and n in which)
+        self._bases = self._weights()
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        self._optimiser = torch.optim.Adam(trained, LEARNING_RATE, betas=(0.9, 0.98), fused=True)
+        self.step_number = 0
+
+    def _weights(self) -> list[tuple[nn.Parameter, Tensor, Tensor]]:
+        """Of each layer that may change: its weights, as they were, and what one integer of them is worth."""
+        held = []
+        for n in self.which:
+            units = net_units(self.prior.units, n)
+            for name in layer_shapes():
+                shift = self.prior.nets[n][f"{name.replace('neighbours', 'features')}.shift"].astype(np.float64)
+                worth = (np.exp2(-shift) * units[f"{name}>"])[:, None, None, None] / units[f"{name}<"][None, :, None, None]
+                weight = self.model.nets[n].get_parameter(f"{name}.weight")
+                held.append((weight, weight.detach().clone(), torch.from_numpy(worth.astype(np.float32)).to(weight)))
+        return held
+
+    def _bits_of_weights(self) -> Tensor:
+        """Roughly what the differences will cost, in bits: steep enough near zero that most stay there."""
+        total = torch.zeros((), device=self._device)
+        for weight, base, worth in self._bases:
+            total = total + 2.0 * torch.log2(1 + ((weight - base) / worth / 4).abs()).sum()
+        return total
+
+    def _batch(self, rng: np.random.Generator) -> Tensor:
+        crops = []
+        for _ in range(BATCH):
+            window = self._windows[rng.integers(len(self._windows))]
+            y, x = (int(rng.integers(0, side - CROP_PX + 1)) for side in window.shape[:2])
+            crops.append(self._klt.forward(window[y : y + CROP_PX, x : x + CROP_PX]))
+        return torch.from_numpy(np.stack(crops)).to(self._device).contiguous(memory_format=torch.channels_last)
+
+    def run(self) -> Iterator[tuple[float, float]]:
+        """Take the steps; yields pixels seen so far and the loss (bits a pixel, with the error in the same coin)."""
+        while self.step_number < self.steps:
+            rng = np.random.default_rng((self._seed, self.step_number))
+            x = self._batch(rng)
+            spread = np.exp(rng.uniform(-STEP_SPREAD, STEP_SPREAD, BATCH)) * self._step
+            step = torch.tensor(spread, dtype=torch.float32, device=self._device).view(-1, 1, 1, 1)
+            torch.manual_seed(self._seed * 1_000_003 + self.step_number)
+            done = self.step_number / self.steps
+            for group in self._optimiser.param_groups:
+                warm = min(1.0, (self.step_number + 1) / 20)
+                group["lr"] = LEARNING_RATE * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+            with torch.autocast(self._device.type, torch.bfloat16):
+                decoded, truth, bits = self.model(x, step, OCTAVES, hard=done >= HARD_FROM)
+            error = ((decoded[0] - truth[0]) ** 2).mean((1, 2, 3)) / step.view(-1) ** 2
+            bpp = torch.stack(bits).sum(0) / CROP_PX**2
+            loss = (error / RATE_WEIGHT + bpp).mean()
+            self._optimiser.zero_grad(set_to_none=True)
+            (loss + self._bits_of_weights() / self._tissue_px).backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), 3.0)
+            self._optimiser.step()
+            with torch.no_grad():  # what an int8 cannot hold must not be learnt
+                for weight, _, worth in self._bases:
+                    weight.copy_(torch.maximum(torch.minimum(weight, 127 * worth), -127 * worth))
+            self.step_number += 1
+            yield self.step_number * BATCH * CROP_PX**2, loss.item()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What going on needs, beside the number of steps taken."""
+        out: dict[str, np.ndarray] = {}
+        for name, p in self.model.named_parameters():
+            if p.requires_grad:
+                out[f"p.{name}"] = p.detach().cpu().numpy()
+                for key, value in self._optimiser.state.get(p, {}).items():
+                    out[f"{key}.{name}"] = np.atleast_1d(value.detach().cpu().numpy())
+        return out
+
+    def restore(self, state: dict[str, np.ndarray], step_number: int) -> None:
+        """Go on from what `state` gave after so many steps."""
+        for name, p in self.model.named_parameters():
+            if not p.requires_grad:
+                continue
+            with torch.no_grad():
+                p.copy_(torch.from_numpy(state[f"p.{name}"]))
+            if f"step.{name}" in state:
+                self._optimiser.state[p] = {
+                    "step": torch.tensor(float(state[f"step.{name}"][0])),
+                    "exp_avg": torch.from_numpy(state[f"exp_avg.{name}"].copy()).to(p),
+                    "exp_avg_sq": torch.from_numpy(state[f"exp_avg_sq.{name}"].copy()).to(p),
+                }
+        self.step_number = step_number
+
+    def fitted(self) -> Fitted:
+        """What came of it, in integers of the prior's own units."""
+        nets, analysis = list(self.prior.nets), list(self.prior.analysis)
+        for n in self.which:
+            shifts = {k.removesuffix(".shift"): v for k, v in self.prior.nets[n].items() if k.endswith(".shift")}
+            real = real_net(self.model.nets[n], self.model.analyses[n])
+            nets[n] = integer_net(real, net_units(self.prior.units, n), shifts)
+            nets[n]["inverse_factor"] = self.prior.nets[n]["inverse_factor"]
+            state = self.model.analyses[n].state_dict()
+            analysis[n] = {k: v.detach().float().cpu().numpy().astype(np.float16) for k, v in state.items()}
+        return Fitted(tuple(nets), tuple(analysis))

@@ -1,0 +1,188 @@
+"""Which quantiser step gives what was asked for: a search on a sample, then corrections by what whole files measure.
+
+Both a file's bytes (their logarithm) and its PSNR fall nearly along a straight line over the logarithm of the step, so
+that points are joined by lines, and the slide's curve is taken to be the sample's, moved.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from inrwsi.errors import UsageError
+from inrwsi.fields.octaves_model import LEAST_STEP, MOST_STEP, STEP_UNIT
+
+PROBES = 4
+ROUNDS = 3
+SURE = 10  # a sample that misses by so many tolerances, 20 % or 1 dB, says enough of the slide
+START_STEP = 20 * STEP_UNIT
+BYTES_TOLERANCE = math.log(1.02)
+PSNR_TOLERANCE_DB = 0.1
+_MOST_PSNR_DB = 120.0  # stands for no error at all
+# How levels change with a doubling of the step, where one point is known; within what two points may say of it.
+_BYTES_SLOPE, _PSNR_SLOPE_DB = -0.7, -4.0
+_SLOPE_BOUNDS = (0.25, 4.0)
+
+
+def step_of_quality(quality: float) -> int:
+    """The step in units of 1 / 1024 grey level: 192 grey levels at 1, 19.8 at 60, 4.3 at 100, halved every 18."""
+    return min(MOST_STEP, max(LEAST_STEP, round(200 * STEP_UNIT * 2 ** (-quality / 18))))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A file, or what a sample says of it. `psnr_db` is over the whole slide; infinite where nothing is lost."""
+
+    file_bytes: float
+    psnr_db: float
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What was asked for.
+
+    Attributes:
+        option: `psnr_db`, `ratio` or `size_bytes`, as of `EncodeOptions`.
+        value: of it.
+        raw_bytes: of the slide without compression, one a pixel and channel.
+    """
+
+    option: str
+    value: float
+    raw_bytes: int
+
+    @property
+    def tolerance(self) -> float:
+        """How far a level may be from the one that is wanted."""
+        return PSNR_TOLERANCE_DB if self.option == "psnr_db" else BYTES_TOLERANCE
+
+    @property
+    def slope(self) -> float:
+        return _PSNR_SLOPE_DB if self.option == "psnr_db" else _BYTES_SLOPE
+
+    @property
+    def wanted(self) -> float:
+        """The level to reach."""
+        if self.option == "psnr_db":
+            return self.value
+        return math.log(self.raw_bytes / self.value if self.option == "ratio" else self.value)
+
+    def level(self, measured: Measured) -> float:
+        """What is steered: dB, or the logarithm of the bytes. It falls as the step grows."""
+        return min(measured.psnr_db, _MOST_PSNR_DB) if self.option == "psnr_db" else math.log(measured.file_bytes)
+
+    def said(self, measured: Measured) -> str:
+        """What was measured, in the terms of the option."""
+        if self.option == "psnr_db":
+            return f"{measured.psnr_db:.2f}" if math.isfinite(measured.psnr_db) else "without any error"
+        if self.option == "ratio":
+            return f"{self.raw_bytes / measured.file_bytes:.2f}"
+        return f"{measured.file_bytes:,.0f} bytes"
+
+    def unreachable(self, nearest: Measured, *, estimated: bool) -> UsageError:
+        """What to raise where no step reaches the goal."""
+        name = {"psnr_db": "--psnr", "ratio": "--ratio", "size_bytes": "--size"}[self.option]
+        about = "about " if estimated else ""
+        return UsageError(
+            f"{name} {_plain(self.value)} cannot be reached on this slide; the nearest that can is {about}"
+            f"{self.said(nearest)}"
+        )
+
+
+def _plain(value: float) -> str:
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,g}"
+
+
+class Curve:
+    """Level over step, through measured points.
+
+    Args:
+        points: step to level, at least one.
+        slope: of the level over a doubling of the step, where the points do not say.
+    """
+
+    def __init__(self, points: dict[int, float], slope: float) -> None:
+        self._points = sorted((math.log2(step), level) for step, level in points.items())
+        self._slope = slope
+
+    def step(self, wanted: float) -> int:
+        """The step at which the level is `wanted`, within the limits of the format."""
+        (x, y), slope = self._line(lambda point: point[1] - wanted)
+        log = x + (wanted - y) / slope
+        return round(2.0 ** min(math.log2(MOST_STEP), max(math.log2(LEAST_STEP), log)))
+
+    def level(self, step: int) -> float:
+        """The level at `step`."""
+        at = math.log2(step)
+        (x, y), slope = self._line(lambda point: at - point[0])
+        return y + (at - x) * slope
+
+    def _line(self, before: Callable[[tuple[float, float]], float]) -> tuple[tuple[float, float], float]:
+        """The point to go from, and the slope there.
+
+        Args:
+            before: how far a point lies before what is looked for; negative where it lies behind it.
+        """
+        points = self._points
+        if len(points) == 1:
+            return points[0], self._slope
+        at = next((n for n, point in enumerate(points) if n and before(point) <= 0), len(points) - 1)
+        ends = (x0, y0), (x1, y1) = points[at - 1], points[at]
+        low, high = sorted(self._slope * bound for bound in _SLOPE_BOUNDS)
+        return min(ends, key=lambda point: abs(before(point))), min(high, max(low, (y1 - y0) / (x1 - x0)))
+
+
+def search(goal: Goal, probe: Callable[[int], Measured]) -> Curve:
+    """The curve about the goal, from a few steps on a sample.
+
+    Args:
+        probe: what a step (in units of 1 / 1024 grey level) gives, by the sample.
+
+    Raises:
+        UsageError: the sample leaves no doubt that no step reaches the goal.
+    """
+    points: dict[int, float] = {}
+    step = START_STEP
+    for _ in range(PROBES):
+        measured = probe(step)
+        points[step] = goal.level(measured)
+        gap = abs(points[step] - goal.wanted)
+        curve = Curve(points, goal.slope)
+        step = curve.step(goal.wanted)
+        if gap <= goal.tolerance / 2:
+            break
+        if step in points:
+            if step in (LEAST_STEP, MOST_STEP) and gap > SURE * goal.tolerance:
+                raise goal.unreachable(measured, estimated=True)
+            break
+    return curve
+
+
+def settle(goal: Goal, curve: Curve, encode: Callable[[int], Measured]) -> int:
+    """Encode until a file is within the tolerance, at most `ROUNDS` times; the step of the best file.
+
+    Args:
+        curve: of a sample.
+        encode: makes the whole file with a step and measures it.
+
+    Raises:
+        UsageError: no step reaches the goal.
+    """
+    found: dict[int, Measured] = {}
+    step = curve.step(goal.wanted)
+    for _ in range(ROUNDS):
+        found[step] = encode(step)
+        levels = {known: goal.level(measured) for known, measured in found.items()}
+        if abs(levels[step] - goal.wanted) <= goal.tolerance:
+            return step
+        if len(levels) == 1:  # the sample knows the slope better than any one file
+            step = curve.step(goal.wanted - levels[step] + curve.level(step))
+        else:
+            step = Curve(levels, goal.slope).step(goal.wanted)
+        if step in found:
+            break
+    best = min(found, key=lambda known: abs(levels[known] - goal.wanted))
+    if best in (LEAST_STEP, MOST_STEP):
+        raise goal.unreachable(found[best], estimated=False)
+    return best

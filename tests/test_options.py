@@ -1,0 +1,59 @@
+"""What may be asked of which model, and what is meant where nothing is asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from inrwsi.errors import UsageError
+from inrwsi.options import OF_CINR, OF_OCTAVES, TARGETS, CinrSettings, EncodeOptions, OctavesSettings, flag
+
+VALUES: dict[str, Any] = {
+    **{"quality": 50, "psnr_db": 40, "ratio": 20, "size_bytes": 10_000, "effort": "best"},
+    **{"bpp": 2.0, "passes": 3, "tile_px": 256, "weight_bits": 16},
+}
+
+
+def test_defaults() -> None:
+    assert EncodeOptions().model == "octaves"
+    assert EncodeOptions().octaves == OctavesSettings(quality=60, effort="default")
+    assert EncodeOptions("cinr").cinr == CinrSettings(bpp=4, passes=6, tile_px=512, weight_bits=8)
+
+
+@pytest.mark.parametrize("name", OF_OCTAVES)
+def test_settings_of_octaves(name: str) -> None:
+    settings = EncodeOptions(**{name: VALUES[name]}).octaves
+    assert getattr(settings, name) == VALUES[name]
+    assert sum(getattr(settings, target) is not None for target in TARGETS) == 1
+    with pytest.raises(UsageError, match=f"{flag(name)} is a setting of model octaves, and the model is cinr"):
+        EncodeOptions("cinr", **{name: VALUES[name]})
+
+
+@pytest.mark.parametrize("name", OF_CINR)
+def test_settings_of_cinr(name: str) -> None:
+    assert getattr(EncodeOptions("cinr", **{name: VALUES[name]}).cinr, name) == VALUES[name]
+    with pytest.raises(UsageError, match=f"{flag(name)} is a setting of model cinr, and the model is octaves; leave"):
+        EncodeOptions(**{name: VALUES[name]})
+
+
+def test_one_target() -> None:
+    with pytest.raises(UsageError, match="--quality and --size are given; give one of them"):
+        EncodeOptions(quality=50, size_bytes=1000)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("model", "mlp", "--model is mlp; it should be one of octaves, cinr"),
+        ("quality", 101, "--quality is 101; it should be from 1 to 100"),
+        ("psnr_db", 9, "--psnr is 9; it should be from 10 to 70 dB"),
+        ("ratio", 0.5, "--ratio is 0.5; it should be from 1 to 1,000,000"),
+        ("size_bytes", 0, "--size is 0; it should be at least 1 byte"),
+        ("effort", "some", "--effort is some; it should be one of fast, default, best"),
+        ("seed", -1, "--seed is -1"),
+    ],
+)
+def test_values_out_of_range(name: str, value: Any, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        EncodeOptions(**{name: value})

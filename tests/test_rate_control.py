@@ -1,0 +1,145 @@
+"""The search for a step, on made-up curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+
+from inrwsi.errors import UsageError
+from inrwsi.fields.octaves_model import LEAST_STEP, MOST_STEP, STEP_UNIT
+from inrwsi.rate_control import (
+    PROBES,
+    ROUNDS,
+    Curve,
+    Goal,
+    Measured,
+    search,
+    settle,
+    step_of_quality,
+)
+
+RAW = 3_000_000_000
+Measure = Callable[[int], Measured]
+
+
+def slide(*, bytes_at_20: float = 6e7, power: float = 1.1, floor: float = 2e5, db_at_20: float = 34.0) -> Measure:
+    """A slide whose bytes fall with the step to a floor, and whose PSNR falls faster where the step is small."""
+
+    def measure(step: int) -> Measured:
+        doublings = math.log2(step / (20 * STEP_UNIT))
+        psnr = db_at_20 - 4.0 * doublings + 0.25 * doublings**2
+        return Measured(bytes_at_20 * 2 ** (-power * doublings - 0.06 * doublings**2) + floor, psnr)
+
+    return measure
+
+
+class Counted:
+    def __init__(self, measure: Measure) -> None:
+        self.measure, self.steps = measure, list[int]()
+
+    def __call__(self, step: int) -> Measured:
+        self.steps.append(step)
+        return self.measure(step)
+
+
+def test_quality_is_a_step() -> None:
+    steps = [step_of_quality(q) for q in range(1, 101)]
+    assert steps == sorted(set(steps), reverse=True)
+    assert [round(step_of_quality(q) / STEP_UNIT, 1) for q in (1, 60, 100)] == [192.4, 19.8, 4.3]
+    assert step_of_quality(60.25) not in steps
+    assert min(steps) >= LEAST_STEP
+    assert max(steps) <= MOST_STEP
+
+
+GOALS = [
+    ("size_bytes", 4e6),
+    ("size_bytes", 5e6),
+    ("size_bytes", 6e7),
+    ("size_bytes", 3.1e8),
+    ("ratio", 7.5),
+    ("ratio", 50),
+    ("ratio", 400),
+    ("psnr_db", 26),
+    ("psnr_db", 34.04),
+    ("psnr_db", 41),
+    ("psnr_db", 48),
+]
+
+
+@pytest.mark.parametrize(("option", "value"), GOALS)
+@pytest.mark.parametrize("bias", [1.0, 0.85, 1.15])
+def test_goals_are_met_though_the_sample_is_off(option: str, value: float, bias: float) -> None:
+    whole = slide()
+    probe, encode = Counted(slide(bytes_at_20=6e7 * bias, power=1.07, db_at_20=34 - 3 * (bias - 1))), Counted(whole)
+    goal = Goal(option, value, RAW)
+    step = settle(goal, search(goal, probe), encode)
+    met = whole(step)
+    if option == "psnr_db":
+        assert abs(met.psnr_db - value) <= 0.1
+    else:
+        want = value if option == "size_bytes" else RAW / value
+        assert abs(met.file_bytes / want - 1) <= 0.0201
+    assert step in encode.steps
+    assert len(probe.steps) == len(set(probe.steps)) <= PROBES
+    assert len(encode.steps) == len(set(encode.steps)) <= ROUNDS
+
+
+def test_a_sample_that_is_right_costs_one_round() -> None:
+    for option, value in GOALS[1:]:
+        goal = Goal(option, value, RAW)
+        encode = Counted(slide())
+        settle(goal, search(goal, slide()), encode)
+        assert len(encode.steps) <= 2, (option, value)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "sentence"),
+    [
+        ("size_bytes", 1000, "--size 1,000 cannot be reached on this slide; the nearest that can is about 7"),
+        ("size_bytes", 10**13, "--size 10,000,000,000,000 cannot be reached on this slide; the nearest"),
+        ("ratio", 1.0, "--ratio 1 cannot be reached on this slide; the nearest that can is about "),
+        ("psnr_db", 70.0, r"--psnr 70 cannot be reached on this slide; the nearest that can is about 6\d\.\d\d"),
+    ],
+)
+def test_what_cannot_be_is_said_by_the_sample(option: str, value: float, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        search(Goal(option, value, RAW), slide(bytes_at_20=1e7))
+
+
+def test_what_cannot_be_is_said_by_the_file() -> None:
+    """The sample is near enough for a try; the whole file is not, and there is no finer step."""
+    most = slide()(LEAST_STEP).psnr_db
+    goal = Goal("psnr_db", most + 0.3, RAW)
+    encode = Counted(slide())
+    with pytest.raises(UsageError, match=rf"the nearest that can is {most:.2f}$"):
+        settle(goal, search(goal, slide()), encode)
+    assert encode.steps == [LEAST_STEP]
+
+
+def test_a_flat_slide_has_no_error_at_any_step() -> None:
+    with pytest.raises(UsageError, match="without any error"):
+        search(Goal("psnr_db", 40, RAW), lambda _: Measured(5000, math.inf))
+    with pytest.raises(UsageError, match="is about 5,000 bytes"):
+        search(Goal("size_bytes", 9000, RAW), lambda _: Measured(5000, math.inf))
+
+
+def test_the_best_of_rounds_that_all_miss_is_kept() -> None:
+    """A file size that jumps: no step is within 2 %, and the nearest file wins."""
+    goal = Goal("size_bytes", 1000, RAW)
+    encode = Counted(lambda step: Measured(1100 if step < 20 * STEP_UNIT else 700, 30))
+    step = settle(goal, Curve({15 * STEP_UNIT: math.log(1100), 21 * STEP_UNIT: math.log(700)}, -0.7), encode)
+    assert len(encode.steps) <= ROUNDS
+    assert step < 20 * STEP_UNIT
+
+
+def test_curves_go_through_their_points_both_ways() -> None:
+    curve = Curve({4096: 10.0, 8192: 9.0, 32768: 8.0}, -0.7)
+    for step, level in ((4096, 10.0), (8192, 9.0), (16384, 8.5), (32768, 8.0), (2048, 11.0), (65536, 7.5)):
+        assert curve.level(step) == pytest.approx(level)
+        assert curve.step(level) == pytest.approx(step, abs=1)
+    assert curve.step(-100) == MOST_STEP
+    assert curve.step(100) == LEAST_STEP
+    one = Curve({8192: 9.0}, -0.7)
+    assert one.step(9.7) == 4096

@@ -1,0 +1,196 @@
+"""The integers between the entropy coder and the networks, against plain numpy and plain arithmetic."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from inrwsi.coding import sites
+from inrwsi.coding.tables import TOTAL, FrequencyTables, logistic_pmf, quantise_pmf
+from inrwsi.fields.octaves import RATE_WEIGHT
+from inrwsi.fields.octaves_integer import PASSES, _taps
+from inrwsi.octave_chunks import thresholds
+
+RNG = np.random.default_rng(5)
+HW = ((2, 2), (2, 6), (6, 4), (10, 8))
+
+
+def random_values(h: int, w: int, seed: int = 0) -> np.ndarray:
+    """(h, w, 9) int32 coefficients, some of them beyond what networks see."""
+    return np.random.default_rng(seed).integers(-3000, 3001, (h, w, 9)).astype(np.int32)
+
+
+def test_logarithms_are_those_of_the_numbers() -> None:
+    for value in [*range(1, 3000), *(2**n + d for n in range(2, 40) for d in (-1, 0, 1)), *range(3000, 204801, 997)]:
+        found = sites.log2_fixed(value)
+        # 16 bits by squaring, cut off: never above, and less than a unit below but for the squarings' own rounding.
+        assert -1.01 <= found - math.log2(value) * 2**16 <= 1e-3, value
+        if value & (value - 1) == 0:
+            assert found == (value.bit_length() - 1) << 16
+
+
+def test_what_networks_see_of_a_step() -> None:
+    for step in (256, 257, 1000, 1024, 8192, 20480, 204800):
+        log = (math.log2(step / 1024) - 3) / 4
+        first, second = sites.step_logs(step)
+        assert abs(first - 128 * log) <= 0.5 + 1e-3
+        assert second == math.floor(first * first / 128 + 0.5)
+        assert max(abs(first), abs(second)) <= 255
+    assert sites.step_logs(8192) == (0, 0)
+    assert sites.step_logs(256) == (-160, 200)
+
+
+@pytest.mark.parametrize("hw", HW)
+@pytest.mark.parametrize("step", [256, 5000, 204800])
+def test_trunk_inputs(hw: tuple[int, int], step: int) -> None:
+    below = RNG.integers(-32000, 32001, (3, *hw)).astype(np.int16)
+    below[:, :1] //= 200  # where the clamps leave something to see
+    features = RNG.integers(0, 256, (8, *hw)).astype(np.uint8)
+    found = sites.trunk_inputs(below, features, step)
+    padded = np.pad(below.astype(np.int64), ((0, 0), (1, 1), (1, 1)), mode="edge")
+    around = sum(padded[:, y : y + hw[0], x : x + hw[1]] for y in range(3) for x in range(3))
+    grey = np.floor((below.astype(np.int64) + 32) / 64).clip(-255, 255)
+    high = np.array(
+        [
+            (2 * 128 * int(v) + 9 * step) // (18 * step)
+            for v in (9 * below.astype(np.int64) - around).reshape(-1)
+        ]
+    ).reshape(below.shape)  # fmt: skip
+    expected = np.concatenate((grey, high.clip(-255, 255), features)).transpose(1, 2, 0)
+    assert found.dtype == np.float32
+    assert (found == expected).all()
+    exact = (9 * below.astype(float) - around) / 9 * 128 / step
+    assert np.abs(np.clip(exact, -255, 255) - found[..., 3:6].transpose(2, 0, 1)).max() <= 0.5 + 1e-9
+
+
+@pytest.mark.parametrize("hw", HW)
+def test_passes_fill_every_coefficient_once(hw: tuple[int, int]) -> None:
+    h, w = hw
+    values, count = np.zeros((h, w, 9), np.int32), 0
+    for first, bands, white, _, _ in PASSES:
+        pass_values = np.arange(1, h * w * bands // 2 + 1, dtype=np.int32) + count
+        count += pass_values.size
+        before = values.copy()
+        sites.place(values, pass_values.reshape(2, h // 2, w // 2, bands), first, white)
+        own = (np.add.outer(np.arange(h), np.arange(w)) % 2 == white)[..., None] & (
+            (np.arange(9) >= first) & (np.arange(9) < first + bands)
+        )
+        assert (before[own] == 0).all()
+        assert (values[~own] == before[~own]).all()
+        # Rows of even number first, in each of them from the left, at each site band by band.
+        order = [(i, j) for parity in (0, 1) for i in range(parity, h, 2) for j in range(w) if (i + j) % 2 == white]
+        assert np.concatenate([values[i, j, first : first + bands] for i, j in order]).tolist() == pass_values.tolist()
+    assert len(set(values.reshape(-1).tolist())) == count == h * w * 9
+
+
+@pytest.mark.parametrize("hw", HW)
+@pytest.mark.parametrize(("first", "bands", "pad"), [(0, 3, 2), (0, 3, 1), (0, 9, 1), (0, 9, 0), (3, 6, 1)])
+def test_seen_inputs(hw: tuple[int, int], first: int, bands: int, pad: int) -> None:
+    values = random_values(*hw)
+    expected = np.floor((values[..., first : first + bands] + 2) / 4).clip(-255, 255)
+    found = sites.seen_inputs(values, first, bands, pad)
+    assert found.dtype == np.float32
+    assert (found == np.pad(expected, ((pad, pad), (pad, pad), (0, 0)))).all()
+
+
+@pytest.mark.parametrize("hw", HW)
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_near_inputs_hold_all_that_a_kernel_finds_there(hw: tuple[int, int], number: int) -> None:
+    """A convolution by gathered places is that of the whole kernel over what is decoded by then, and over zeros."""
+    first, bands, white, seen, kernel = PASSES[number]
+    values = random_values(*hw, seed=number)
+    parity = np.add.outer(np.arange(hw[0]), np.arange(hw[1])) % 2
+    values[..., first + bands :] = 0
+    values[..., first : first + bands][parity == white] = 0
+    if not white:
+        values[..., first : first + bands] = 0
+    padded = sites.seen_inputs(values, 0, seen, kernel // 2)
+    weight = np.random.default_rng(number).integers(-127, 128, (seen, kernel, kernel))
+    taps = _taps(number)
+    found = sites.near_inputs(padded, kernel // 2, taps, white)
+    assert found.shape == (2, hw[0] // 2, hw[1] // 2, {1: 36, 2: 27, 3: 51}[number])
+    sums = found @ np.concatenate([weight[a:b, y, x] for y, x, a, b in taps])
+    for half, i, x in np.ndindex(sums.shape):
+        row, column = 2 * i + half, 2 * x + ((1 - half) if white else half)
+        part = padded[row : row + kernel, column : column + kernel].transpose(2, 0, 1)
+        assert sums[half, i, x] == (part * weight).sum()
+
+
+@pytest.mark.parametrize("hw", HW)
+def test_dequantise(hw: tuple[int, int]) -> None:
+    values = random_values(*hw)
+    values[0, 0] = [2**25, -(2**25), 8, -8, 0, 1, -1, 2**31 - 1, -(2**31)]
+    steps = np.array([1, 13_107_200, 16, 16, 5, 128, 128, 13_107_200, 13_107_200])
+    found = sites.dequantise(values, steps)
+    expected = [[(int(v) * int(steps[b]) + 128) >> 8 for v in values[..., b].reshape(-1)] for b in range(9)]
+    assert found.dtype == np.int32
+    assert (found == np.clip(expected, -(2**20), 2**20).reshape(3, 3, *hw)).all()
+    assert found[0, 2, 0, 0] == 1  # half a unit of 1 / 64 grey level goes up
+    assert found[1, 0, 0, 0] == 0
+
+
+@pytest.mark.parametrize("hw", HW)
+def test_residual_and_features_are_shuffled_to_pixels(hw: tuple[int, int]) -> None:
+    h, w = hw
+    out = RNG.integers(-(2**15), 2**15 + 1, (h, w, 12)).astype(np.float32)
+    found = sites.residual_pixels(out, 204800)
+    expected = (out.astype(np.int64) * 204800 + 2048) >> 12
+    assert found.dtype == np.int32
+    assert (found == expected.reshape(h, w, 3, 2, 2).transpose(2, 0, 3, 1, 4).reshape(3, 2 * h, 2 * w)).all()
+    up = RNG.integers(0, 256, (h, w, 32)).astype(np.float32)
+    features = sites.shuffle_features(up)
+    assert features.dtype == np.uint8
+    assert (features == up.reshape(h, w, 8, 2, 2).transpose(2, 0, 3, 1, 4).reshape(8, 2 * h, 2 * w)).all()
+
+
+def geometric_tables() -> FrequencyTables:
+    """Rows whose symbols cost evenly more outwards, so that no symbol but the two next to a number can be the best."""
+    y = np.abs(np.arange(-127, 128))
+    pmf = np.stack([np.append(2.0 ** (-y * slope), 1e-9) for slope in (0.0, 0.05, 0.3, 1.0, 2.5)])
+    return FrequencyTables.from_frequencies(quantise_pmf(pmf))
+
+
+def test_the_symbol_chosen_costs_least() -> None:
+    tables = geometric_tables()
+    bits, limits = tables.bits(), thresholds(tables)
+    x = np.linspace(-4.49, 4.49, 899, dtype=np.float32)
+    symbols = np.arange(-6, 7)
+    for scale in range(1, tables.n_scales):
+        for mean in (0, -37, 8):
+            units = x + np.float32(mean / 16)
+            found = sites.choose(units, np.full(x.size, mean, np.int32), np.full(x.size, scale, np.uint8), limits)
+            cost = (units[:, None].astype(float) - mean / 16 - symbols) ** 2 + 3 * RATE_WEIGHT * bits[
+                scale, symbols + 127
+            ]
+            mine = cost[np.arange(x.size), found + 6]
+            # Frequencies are whole numbers: the gap between 2 and 3 is not just that between 1 and 2.
+            slack = 1e-3 + 3 * RATE_WEIGHT * np.ptp(np.diff(bits[scale, 127 + np.arange(1, 6)]))
+            assert (mine <= cost.min(1) + slack).all(), scale
+
+
+def test_choices_at_the_ends() -> None:
+    limits = np.array([[0.5, 0.5], [0.7, 0.6]], np.float32)
+    units = np.array([0.69, 0.71, -0.71, 1.59, 1.61, -2.7, 1e9, -1e9, 0.0], np.float32)
+    means, ones = np.zeros(9, np.int32), np.ones(9, np.uint8)
+    found = sites.choose(units, means, ones, limits)
+    assert found.dtype == np.int32
+    assert found[[0, 1, 2, 3, 4, 5, 8]].tolist() == [0, 1, -1, 1, 2, -3, 0]
+    assert found[6] == -found[7] == 10**6 + 1
+    assert not sites.choose(units, means, 0 * ones, limits).any()
+
+
+def test_choices_under_the_tables_that_priors_start_from() -> None:
+    spreads = np.array([0.05, 0.4, 1.0, 6.0])
+    tables = FrequencyTables.from_frequencies(quantise_pmf(logistic_pmf(spreads, 127)))
+    assert tables.frequencies.sum() == 4 * TOTAL
+    bits, limits = tables.bits(), thresholds(tables)
+    for scale in (1, 2, 3):
+        x = np.random.default_rng(1).logistic(0, spreads[scale], 4000).astype(np.float32).clip(-20, 20)
+        found = sites.choose(x, np.zeros(x.size, np.int32), np.full(x.size, scale, np.uint8), limits)
+        symbols = np.arange(-24, 25)
+        cost = (x[:, None].astype(float) - symbols) ** 2 + 3 * RATE_WEIGHT * bits[scale, symbols + 127]
+        mean = cost[np.arange(x.size), found + 24].mean()
+        rounded = cost[np.arange(x.size), np.rint(x).astype(int) + 24].mean()
+        assert cost.min(1).mean() <= mean <= min(1.01 * cost.min(1).mean(), rounded)
