@@ -1,6 +1,6 @@
-"""README's table and figure, drawn from the committed results. Nobody types a number.
+"""README's table, figure and report of the complete slide, drawn from the committed results. Nobody types a number.
 
-python -m benchmarks.readme            writes README.md's block and docs/rate_distortion.svg
+python -m benchmarks.readme            writes README.md's block, docs/rate_distortion.svg and docs/report.html
 python -m benchmarks.readme --check    says what differs, and ends with 1 if anything does
 """
 
@@ -16,14 +16,18 @@ import click
 from inrwsi.errors import UsageError
 from inrwsi.job import write_whole
 
+from . import report
 from . import report_curves as curves
 from . import report_tables as tables
+from .report_pictures import Pictures
 from .report_tables import Table
-from .results import MeanBd, Run, RunSet, load
+from .results import MeanBd, Run, RunSet, Spread, load
 
 ROOT = Path(__file__).parent.parent
 FOLDER = "benchmarks/results"
 FIGURE = "docs/rate_distortion.svg"
+REPORT = "docs/report.html"  # of the complete slide; without pictures, which would be pieces of it
+PEER = "jpeg2000"  # times are told as multiples of its
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 _COLUMNS = (tables.BPP, tables.PSNR, tables.MS_SSIM, tables.NUCLEI_F1, tables.CIEDE2000)
 
@@ -74,7 +78,11 @@ def stale(root: Path, results: Results) -> dict[Path, bytes]:
     """
     readme = root / "README.md"
     text = readme.read_text(encoding="utf-8")
-    wanted = {readme: replaced(text, block(results)).encode(), root / FIGURE: figure(results).encode()}
+    wanted = {
+        readme: replaced(text, block(results)).encode(),
+        root / FIGURE: figure(results).encode(),
+        root / REPORT: report.render(results.rates.runs[0], Pictures()).encode(),
+    }
     return {path: data for path, data in wanted.items() if not path.exists() or path.read_bytes() != data}
 
 
@@ -106,6 +114,7 @@ def _at_equal_bits(run: Run) -> list[str]:
         f"{curves.target_bpp(run):.3f} bits a pixel:",
         markdown(tables.points_table(points, _COLUMNS), curves.own_codecs(run)),
         f"![RGB PSNR over bits a pixel of every codec]({FIGURE})",
+        f"[The whole report of this slide]({REPORT}), as `inrwsi bench` writes it, without its pictures.",
     ]
 
 
@@ -154,9 +163,9 @@ def _times(results: Results) -> list[str]:
     run, rates = results.speed.runs[0], results.rates
     versions = ", ".join(f"{name} {number}" for name, number in rates.runs[0].versions.items())
     return [
-        f"Megapixels a second on {_megapixels(run)} with {run.machine.cores} cores ({run.machine.cpu}), median "
-        f"and range of "
-        "the repeats; and milliseconds and bytes read for what a viewer asks for, each from a closed file:",
+        f"Speed on {_megapixels(run)} with {run.machine.cores} cores ({run.machine.cpu}), as multiples of "
+        f"{PEER}'s in the same run: how many times as many pixels a second (medians of the repeats), how many times "
+        "as long for what a viewer asks for, each from a closed file, and the bytes that this read:",
         markdown(speeds(run), curves.own_codecs(run)),
         f"The commands are `{rates.command}` and `{results.speed.command}`; everything that they measured is in "
         f"[`{FOLDER}`]({FOLDER}), and `python -m benchmarks.readme` draws this part of the page from it.",
@@ -165,20 +174,36 @@ def _times(results: Results) -> list[str]:
 
 
 def speeds(run: Run) -> Table:
-    """A line a codec: throughput, and the median time and the bytes of its finest view and of a thumbnail."""
+    """A line a codec, relative to `PEER`: throughput, and the time and the bytes of its finest view and a thumbnail.
+
+    Raises:
+        UsageError: the run lacks the peer.
+    """
     points = [p for p in run.points if p.layout in tables.RANDOM_ACCESS and p.views]
+    peer = next((p for p in points if p.codec == PEER), None)
+    if peer is None or peer.encode_mpx_s is None or peer.decode_mpx_s is None:
+        raise UsageError(f"the speed run of {run.slide.name} has no times of {PEER}, to which all others are given")
+    peer_views = {v.label: v for v in peer.views}
     labels = list(dict.fromkeys(v.label for p in points for v in p.views))
     labels = list(dict.fromkeys((*labels[:1], *labels[-1:])))
     rows = []
     for point in points:
         views = {v.label: v for v in point.views}
-        cells = [tables.spread(point.encode_mpx_s), tables.spread(point.decode_mpx_s)]
+        cells = [_times_as(point.encode_mpx_s, peer.encode_mpx_s), _times_as(point.decode_mpx_s, peer.decode_mpx_s)]
         for label in labels:
-            view = views.get(label)
-            cells += [tables.NONE] * 2 if view is None else [tables.measure(view.ms.median), f"{view.bytes_read:,}"]
+            view, other = views.get(label), peer_views.get(label)
+            cells += [
+                _times_as(view and view.ms, other and other.ms),
+                tables.NONE if not view else f"{view.bytes_read:,}",
+            ]
         rows.append((*tables.name(point), *cells))
-    heads = [head for label in labels for head in (f"{label}, ms", "bytes")]
-    return Table(("codec", "kept as", "setting", "encode", "decode", *heads), tuple(rows), 3)
+    heads = [head for label in labels for head in (f"{label}, time", "bytes")]
+    return Table(("codec", "kept as", "setting", "encode, rate", "decode, rate", *heads), tuple(rows), 3)
+
+
+def _times_as(own: Spread | None, peer: Spread | None) -> str:
+    """The ratio of two medians."""
+    return tables.NONE if own is None or peer is None else f"{tables.measure(own.median / peer.median)} x"
 
 
 def _megapixels(run: Run) -> str:

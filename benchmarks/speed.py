@@ -36,7 +36,7 @@ def main(slides: Path, complete: Path | None, quick: bool) -> None:
         path = find_complete(slides, complete)
         if path is None:
             return None
-        ours = our_codecs(("cinr",), passes=QUICK_PASSES if quick else PASSES, device="cpu", progress=report)
+        ours = our_codecs(("octaves", "cinr"), passes=QUICK_PASSES if quick else PASSES, device="cpu", progress=report)
         with open_source(path) as source, piece(source, QUICK_SIDE_PX if quick else SIDE_PX) as small:
             picture = choose_picture(small, folder, seed=SEED, full=True)
             plan = Plan(

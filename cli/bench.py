@@ -42,7 +42,7 @@ Examples:
     "--model",
     "models",
     multiple=True,
-    default=("cinr",),
+    default=("octaves",),
     show_default=True,
     metavar="NAME",
     help="A model of this project to run; may be given more than once; 'none' for none.",
@@ -52,7 +52,7 @@ Examples:
     multiple=True,
     type=click.FloatRange(0.02, 24),
     metavar="BITS",
-    help="Bits a pixel of tissue to run the models at; may be given more than once.  [0.5, 1, 2 and 4]",
+    help="Bits a pixel to run the models at; may be given more than once.  [octaves: its qualities; cinr: 0.5 to 4]",
 )
 @click.option(
     "--passes",

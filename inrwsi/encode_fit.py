@@ -144,7 +144,8 @@ def _held(kept: dict[str, np.ndarray]) -> Networks:
         return Networks()
     count = 1 + max(int(name.partition(".")[0]) for name in kept if name != "weights")
     analysis = tuple(
-        {name.partition(".")[2]: array for name, array in kept.items() if name.startswith(f"{n}.")} for n in range(count)
+        {name.partition(".")[2]: array for name, array in kept.items() if name.startswith(f"{n}.")}
+        for n in range(count)
     )
     return Networks(kept["weights"].tobytes(), analysis)
 

@@ -27,6 +27,7 @@ import numpy as np
 from inrwsi.colour import Klt
 from inrwsi.config import to_dict
 from inrwsi.encode_common import Outcome, Sections, Task, about, db, header_of, write_file
+from inrwsi.encode_fit import Networks, coder_of, fit_networks
 from inrwsi.encode_sample import Sample
 from inrwsi.encode_units import (
     Blanks,
@@ -83,29 +84,20 @@ def encode(task: Task) -> Outcome:
     return Outcome(int(measured.file_bytes), blank, coder.header.chunk_count - blank, measured.psnr_db, step)
 
 
-def networks_for(task: Task, model: OctavesModel, job: Job) -> bytes | None:
-    """The file's own networks, fitted to the slide by the effort that is asked for, or None: those of the prior.
-
-    Called when the slide is scanned, with a step (`model.step`) near the one that it will be coded with, and again when
-    an interrupted encoding goes on: what it gives must then be the same. Today every effort takes the prior's.
-    """
-    return None
-
-
 def _meet_target(task: Task, coder: _Coder) -> int:
     """Fit the networks and encode until the target is met; the step of the file that meets it best."""
     settings = task.options.octaves
     if settings.quality is not None:
         step = step_of_quality(settings.quality)
-        coder.weights = networks_for(task, coder.model_at(step), coder.job)
+        coder.networks = fit_networks(coder, coder.model_at(step), settings.effort)
         coder.round(step)
         return step
     option = next(name for name in TARGETS if getattr(settings, name) is not None)
     raw_bytes = task.source.width * task.source.height * task.source.channels
     goal = Goal(option, float(getattr(settings, option)), raw_bytes)
     curve = search(goal, coder.probe)
-    coder.weights = networks_for(task, coder.model_at(curve.step(goal.wanted)), coder.job)
-    if coder.weights is not None:  # the same bytes are worth another step now
+    coder.networks = fit_networks(coder, coder.model_at(curve.step(goal.wanted)), settings.effort)
+    if coder.networks.weights is not None:  # the same bytes are worth another step now
         curve = search(goal, coder.probe)
     return settle(goal, curve, coder.round)
 
@@ -137,7 +129,7 @@ class _Coder:
         self.source, self.report = task.source, task.report
         self.header = self._header(model)
         self.blanks = Blanks(plan, task.source.channels)
-        self.weights: bytes | None = None
+        self.networks = Networks()
         self.sections = Sections.of(task)
         unit_bytes = UNIT_BYTES_A_PX * (CHUNK_PX << plan.unit) ** 2
         self.most_units = max(1, min(2 * workers.count, task.options.memory_mb * 2**20 // 2 // unit_bytes))
@@ -153,7 +145,12 @@ class _Coder:
         return OctavesModel(self.model.prior, step, self.model.matrix, self.model.mean)
 
     def _chunk_coder(self, step: int) -> ChunkCoder:
-        return ChunkCoder(self.model_at(step), self.weights, self.task.device, encoder=True)
+        return coder_of(self.task, self.model_at(step), self.networks)
+
+    @property
+    def weights(self) -> bytes | None:
+        """What the file holds of its own networks."""
+        return self.networks.weights
 
     def pixels(self, unit_ij: Ij) -> np.ndarray:
         """(h, w, C) uint8 of a unit."""
@@ -221,14 +218,22 @@ class _Coder:
 
     # ---- search
 
-    def probe(self, step: int) -> Measured:
-        """What a step gives, by a sample of the units."""
+    def sample(self) -> Sample:
+        """The units that steps and networks are tried on."""
         if self._sample is None:
             self._sample = Sample.of(self.plan, self.blanks, self.task.options.seed)
+        return self._sample
+
+    def trial(self, model: OctavesModel, networks: Networks) -> tuple[float, float]:
+        """Bytes of all chunks of the slide, and its squared error, as the sample has it with these networks."""
+        return self.sample().measure(self, coder_of(self.task, model, networks), 0)
+
+    def probe(self, step: int) -> Measured:
+        """What a step gives, by a sample of the units."""
         state = self.job.load_state("search")
         probes = state.setdefault("probes" if self.weights is None else "probes, fitted", {})
         if str(step) not in probes:
-            probes[str(step)] = self._sample.measure(self, self._chunk_coder(step), len(probes))
+            probes[str(step)] = self.sample().measure(self, self._chunk_coder(step), len(probes))
             self.job.save_state("search", state)
         coded_bytes, sse = probes[str(step)]
         coded = self.header.chunk_count - self.blanks.count

@@ -53,7 +53,8 @@ class ChunkCoder:
         prior = prior or octaves_prior.load(model.prior)
         if prior is None:
             raise UnsupportedVersion(
-                f"the file was made with prior {model.prior[:16]}, which this build does not have; it needs a newer inrwsi"
+                f"the file was made with prior {model.prior[:16]}, which this build does not have; it needs a "
+                "newer inrwsi"
             )
         self.model, self._device = model, device
         self._tensors: Sequence[dict[str, np.ndarray]] = prior.nets if weights is None else apply_deltas(prior, weights)
@@ -139,7 +140,7 @@ class ChunkCoder:
         return whole.cut(0, 0, *mip_wh)
 
     def encode(self, octave: int, target: np.ndarray, parent: Decoded) -> tuple[bytes, Decoded]:
-        """A chunk's payload and what it decodes to, from its true pixels (3, h, w) float32 and its part of the octave below."""
+        """A chunk's payload and what it decodes to, of true pixels (3, h, w) float32 and its part of what is below."""
         mip_wh = (target.shape[2], target.shape[1])
         below, features = _parent(parent, mip_wh)
         units = self._units(octave, target, below)
@@ -174,9 +175,7 @@ class ChunkCoder:
         return units[0].permute(1, 2, 0).contiguous().cpu().numpy()
 
 
-def _choose(
-    units: np.ndarray, number: int, means: np.ndarray, scales: np.ndarray, limits: np.ndarray
-) -> np.ndarray:
+def _choose(units: np.ndarray, number: int, means: np.ndarray, scales: np.ndarray, limits: np.ndarray) -> np.ndarray:
     first, bands, white, _, _ = PASSES[number]
     at = units[..., first : first + bands]
     own = np.stack((at[0::2, int(white) :: 2], at[1::2, int(not white) :: 2]))

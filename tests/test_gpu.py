@@ -45,7 +45,8 @@ def test_quick_run_writes_every_step_and_says_that_no_gpu_is_here(
     assert "skipped" in results["parity_tcnn"]
     assert results["throughput"]["positions"] == 4096
     octaves = [value for name, value in results["parity_octaves"].items() if "step" in name]
-    assert len(octaves) == 6 and all(entry["ok"] and entry["payload_bytes"] > 200 for entry in octaves)
+    assert len(octaves) == 6
+    assert all(entry["ok"] and entry["payload_bytes"] > 200 for entry in octaves)
     assert results["train_prior"]["steps"] == 2
     assert results["throughput"]["patches_float16"]["forward_backward_mpx_s"] > 0
 

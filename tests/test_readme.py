@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from inrwsi.benchmarks import readme
+from inrwsi.benchmarks.results import Point
 from inrwsi.errors import UsageError
 from tests.synthetic_run import synthetic_set
 
@@ -47,10 +49,29 @@ def test_block_says_means_ranges_times_and_refusals() -> None:
     # Equal on both made-up slides: mean, lowest and highest are one number.
     assert "| avif | 512 px tiles | -37.5 % (-37.5 % to -37.5 %) |" in block
     assert "| avif | one picture |" not in block
-    assert "| jpeg-420 | 512 px tiles | q=1.1 | 8.45 (7.36 to 10.6) | 21.5 | 4.5 | 1,357 |" in block
+    assert "| jpeg-420 | 512 px tiles | q=1.1 | 1 x | 1 x | 1 x | 1,357 |" in block
     assert "cinr (its own file) by MS-SSIM against jpeg-420 (512 px tiles): a common range of 1.2 dB, not 2." in block
     assert "`python -m benchmarks.made_up`" in block
     assert "jpegxl 0.11.1, avif 1.4.0" in block
+
+
+def test_times_are_told_as_multiples_of_the_peers_and_not_without_it() -> None:
+    run = synthetic().speed.runs[0]
+
+    def slower(point: Point) -> Point:
+        if point.codec != "avif" or point.encode_mpx_s is None:
+            return point
+        views = tuple(replace(v, ms=replace(v.ms, median=v.ms.median * 3)) for v in point.views)
+        return replace(
+            point, encode_mpx_s=replace(point.encode_mpx_s, median=point.encode_mpx_s.median / 40), views=views
+        )
+
+    changed = replace(run, points=tuple(map(slower, run.points)))
+    rows = {row[0]: row for row in readme.speeds(changed).rows}
+    assert rows["avif"][3:6] == ("0.025 x", "1 x", "3 x")
+    without = replace(run, points=tuple(p for p in run.points if p.codec != readme.PEER))
+    with pytest.raises(UsageError, match="no times of jpeg2000"):
+        readme.speeds(without)
 
 
 def test_figure_stands_alone_and_is_the_same_each_time() -> None:

@@ -1,6 +1,7 @@
 """What turns decoded numbers into pixels, in integers: the inverse 9/7 wavelet and the inverse colour transform.
 
-Source of the lifting steps: ISO/IEC 15444-1, Annex F. Coefficients are in units of 2^-13, pixels in units of 1 / 64 grey
+Source of the lifting steps: ISO/IEC 15444-1, Annex F. Coefficients are in units of 2^-13, pixels in units of 1 / 64
+grey
 level; sums are in 64 bits, so nothing overflows whatever a file says, and every machine rounds alike.
 """
 

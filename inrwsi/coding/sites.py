@@ -1,6 +1,7 @@
 """The integers between the entropy coder and the networks of model `octaves`: network inputs, passes, dequantisation.
 
-Numbers are in the units that SPEC.md, Annex B, gives: a coefficient or mean is in 1 / 16 of the octave's quantiser unit, a
+Numbers are in the units that SPEC.md, Annex B, gives: a coefficient or mean is in 1 / 16 of the octave's quantiser
+unit, a
 pixel in 1 / 64 grey level, a step in 1 / 1024 grey level. Sums are in 64 bits.
 """
 
@@ -27,7 +28,7 @@ def log2_fixed(value: int) -> int:
 
 
 def step_logs(octave_step: int) -> tuple[int, int]:
-    """What the networks see of an octave's step (1 / 1024 grey): (log2(grey levels) - 3) / 4 and its square, in 1 / 128."""
+    """What networks see of an octave's step (1 / 1024 grey): (log2(grey levels) - 3) / 4 and its square, in 1 / 128."""
     log = (log2_fixed(octave_step) * 32 + (1 << 15)) // (1 << 16) - 13 * 32
     return log, (log * log + 64) // 128
 
@@ -122,7 +123,7 @@ def dequantise(values: np.ndarray, band_steps: np.ndarray) -> np.ndarray:
             step = np.int64(band_steps[3 * c + b])
             for i in range(h):
                 for x in range(w):
-                    detail = (np.int64(values[i, x, 3 * c + b]) * step + 128) >> 8
+                    detail = np.int64((np.int64(values[i, x, 3 * c + b]) * step + 128) >> 8)
                     out[c, b, i, x] = min(max(detail, -(1 << 20)), 1 << 20)
     return out
 

@@ -1,8 +1,10 @@
 """The default model in floats: the networks of an octave, and the analysis that feeds them. `CODEC.md` is its source.
 
-Octave k holds the slide at 1/2^k in three colour components (the slide's own, orthonormal, in grey levels about the mean). Its
+Octave k holds the slide at 1/2^k in three colour components (the slide's own, orthonormal, in grey levels about the
+mean). Its
 coefficients lie on the sites of the octave below, nine a site: three components times three bands of the 9/7
-wavelet, in units of the octave's step. All of a network's inputs and outputs are numbers that the decoder can hold as small integers.
+wavelet, in units of the octave's step. All of a network's inputs and outputs are numbers that the decoder can hold as
+small integers.
 
 This is the form that is trained and fitted; `octaves_integer` is the one that files are coded with.
 """
@@ -10,6 +12,7 @@ This is the form that is trained and fitted; `octaves_integer` is the one that f
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +23,7 @@ from inrwsi.fields.wavelet import forward97, inverse97
 
 COMPONENTS, BANDS = 3, 9
 LUMA, CHROMA = slice(0, 3), slice(3, 9)
-PASSES = 4
+Sites = Callable[[Tensor], Tensor]
 MIN_STEP = 0.25  # grey levels: below it, the coarsest octaves would be coded finer than they are held
 GREY_SCALE = 1 / 64  # network inputs are near 1 in size
 HIGH_PASS_SCALE = 1 / 4
@@ -34,7 +37,7 @@ RATE_WEIGHT = 0.045  # squared error a bit, in squared steps: CODEC.md
 
 @dataclass(frozen=True)
 class OctavesConfig:
-    """Sizes of the networks. `own_nets` octaves from the finest have networks of their own, the coarser ones share one."""
+    """Sizes of the networks. The `own_nets` finest octaves have networks of their own, the coarser ones share one."""
 
     width: int = 32
     head_width: int = 32
@@ -119,7 +122,7 @@ def only_black(x: Tensor) -> Tensor:
 
 
 class Head(nn.Module):
-    """One pass: from the octave's features and what earlier passes decoded to mean and scale, at the pass's own sites."""
+    """One pass: from the octave's features and what earlier passes decoded to mean and scale, at its own sites."""
 
     def __init__(self, config: OctavesConfig, bands: int, neighbours: int, kernel: int) -> None:
         super().__init__()
@@ -130,7 +133,7 @@ class Head(nn.Module):
         self.out = zeroed(conv(width, 2 * bands))
         self.bands = bands
 
-    def forward(self, features: Tensor, seen: Tensor | None, sites) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, seen: Tensor | None, sites: Sites) -> tuple[Tensor, Tensor]:
         """(mean, scale) in steps, at `sites`; `features` are taken there already, `seen` is everywhere."""
         x = self.features(features)
         if self.neighbours is not None and seen is not None:
@@ -257,12 +260,12 @@ class Octaves(nn.Module):
         return OctaveOut(pixels, up, bits, coded)
 
     def _passes(self, net: OctaveNet, trunk: Tensor, units: Tensor, hard: bool) -> tuple[Tensor, Tensor]:
-        at = {black: black(trunk), white: white(trunk)}
+        at: dict[Sites, Tensor] = {black: black(trunk), white: white(trunk)}
         luma, chroma = units[:, LUMA], units[:, CHROMA]
         heads = net.heads
         bits = []
 
-        def quantise(x: Tensor, head: nn.Module, sites, seen: Tensor | None) -> Tensor:
+        def quantise(x: Tensor, head: nn.Module, sites: Sites, seen: Tensor | None) -> Tensor:
             mean, scale = head(at[sites], seen, sites)
             x = sites(x) - mean
             with torch.no_grad():
@@ -287,7 +290,9 @@ class Octaves(nn.Module):
         chroma_white = quantise(chroma, heads[3], white, chroma_seen)
         return torch.cat((lumas, merge(chroma_black, chroma_white)), 1), torch.stack(bits).sum(0)
 
-    def forward(self, x: Tensor, step: Tensor, octaves: int, hard: bool) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    def forward(
+        self, x: Tensor, step: Tensor, octaves: int, hard: bool
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Code a picture of `octaves` octaves.
 
         Args:

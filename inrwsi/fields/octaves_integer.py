@@ -1,6 +1,7 @@
 """The networks of model `octaves` in integers: what files are coded with, both ways.
 
-Activations are whole numbers from 0 to 255 (inputs from -255 to 255), weights from -127 to 127; a layer's sums stay below
+Activations are whole numbers from 0 to 255 (inputs from -255 to 255), weights from -127 to 127; a layer's sums stay
+below
 2^24, so a convolution of them in fp32, or in bf16 with fp32 sums, is exact in any order. A sum is then rounded to eight
 significant bits (bfloat16, half to even): that is what a bf16 convolution hands over anyway, where the machine has
 fast ones, and costs one instruction where it has not. Rescaling is an addition and a power of two, both exact. So
@@ -106,7 +107,7 @@ class IntegerNet:
         self.band_steps = np.maximum((inverse * step) // FACTOR_UNIT, 1)
         logs = np.array(sites.step_logs(step), np.int64)
         self._layers = {}
-        for name, shape in layer_shapes().items():
+        for name in layer_shapes():
             weight = tensors[f"{name}.weight"]
             if name.endswith("neighbours"):
                 parts = [weight[:, a:b, y, x] for y, x, a, b in _taps(int(name.split(".")[1]))]
@@ -259,4 +260,6 @@ def check_net(tensors: Mapping[str, np.ndarray]) -> None:
             raise ValueError(f"a shift of {name} is {shift.min()} or {shift.max()}, should be from 0 to 24")
     inverse = tensors["inverse_factor"]
     if inverse.min() < 1 or inverse.max() > 64 * FACTOR_UNIT:
-        raise ValueError(f"inverse_factor is {inverse.min()} or {inverse.max()}, should be from 1 to {64 * FACTOR_UNIT}")
+        raise ValueError(
+            f"inverse_factor is {inverse.min()} or {inverse.max()}, should be from 1 to {64 * FACTOR_UNIT}"
+        )

@@ -50,7 +50,9 @@ class OctavesModel:
     def klt(self) -> Klt:
         """The colour transform."""
         m = self.matrix
-        return Klt(((m[0], m[1], m[2]), (m[3], m[4], m[5]), (m[6], m[7], m[8])), (self.mean[0], self.mean[1], self.mean[2]))
+        return Klt(
+            ((m[0], m[1], m[2]), (m[3], m[4], m[5]), (m[6], m[7], m[8])), (self.mean[0], self.mean[1], self.mean[2])
+        )
 
 
 @dataclass(frozen=True)
@@ -82,4 +84,3 @@ def coarsest_octave(l0_wh: tuple[int, int]) -> int:
     while max(octave_wh(l0_wh, octave)) > COARSEST_PX:
         octave += 1
     return octave
-

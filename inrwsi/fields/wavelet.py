@@ -1,6 +1,7 @@
 """The 9/7 wavelet of JPEG 2000 by lifting, one level in two dimensions, in floats: for training and analysis.
 
-Source: Daubechies and Sweldens 1998, section 7.7; ISO/IEC 15444-1, Annex F. Borders are mirrored whole-sample, so that an
+Source: Daubechies and Sweldens 1998, section 7.7; ISO/IEC 15444-1, Annex F. Borders are mirrored whole-sample, so that
+an
 image of even sides gives bands of half the sides and needs nothing from outside itself.
 """
 

@@ -46,7 +46,8 @@ def load(path: Path, weight: float, seed: int) -> Picture:
 class Crops:
     """Draws augmented crops: number n is always the same one.
 
-    Augmentation: scale (1 to 1.7 times smaller, by area), flips and turns, colour (gain and gamma a channel, saturation), sharpening
+    Augmentation: scale (1 to 1.7 times smaller, by area), flips and turns, colour (gain and gamma a channel,
+    saturation), sharpening
     or softening, and JPEG of random quality: a quarter of the slides in the world have been through a poor one.
     """
 
@@ -73,7 +74,9 @@ class Crops:
         crop8 = np.clip(np.rint(crop), 0, 255).astype(np.uint8)
         if rng.random() < 0.15:
             sub = "420" if rng.random() < 0.5 else "444"
-            raw = imagecodecs.jpeg8_encode(np.ascontiguousarray(crop8), level=int(rng.integers(60, 96)), subsampling=sub)
+            raw = imagecodecs.jpeg8_encode(
+                np.ascontiguousarray(crop8), level=int(rng.integers(60, 96)), subsampling=sub
+            )
             crop8 = imagecodecs.jpeg8_decode(raw)
         klt = Klt.of(np.clip(np.rint(colours), 0, 255).astype(np.uint8))
         return klt.forward(crop8)
@@ -93,10 +96,11 @@ def _shrink(pixels: np.ndarray, side: int) -> np.ndarray:
         return out
     edges = np.linspace(0, pixels.shape[0], side + 1)
     whole = edges.astype(np.int64)
+    total: np.ndarray
     for _ in (0, 1):  # the integral along an axis at fractional places, and its differences
         total = np.concatenate((np.zeros_like(out[:1]), np.cumsum(out, axis=0, dtype=np.float64)))
-        after = np.minimum(whole + 1, len(total) - 1)
-        at = total[whole] + (total[after] - total[whole]) * (edges - whole)[:, None, None]
+        here, after = total[whole], total[np.minimum(whole + 1, len(total) - 1)]
+        at: np.ndarray = here + (after - here) * (edges - whole)[:, None, None]
         out = (np.diff(at, axis=0) / (edges[1] - edges[0])).swapaxes(0, 1)
     return np.ascontiguousarray(out, np.float32)
 

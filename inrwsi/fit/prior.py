@@ -25,7 +25,10 @@ from inrwsi.fields.octaves import RATE_WEIGHT, Octaves, OctavesConfig
 from inrwsi.fit.pictures import Crops, Picture, load
 
 OCTAVES = 5
-HARD_FROM = 0.6  # of the training: from here on the rate is that of the symbols, not of noise about them
+# Of the training: from here on the rate is that of the symbols, not of noise about them, and the analysis stays as it is.
+# It must: the bits of a symbol 0 do not tell the analysis to leave it so, the error tells it to make more of it. Trained
+# on symbols for 800 steps, it went from -1 % to +29 % of AVIF's bits on a slide it had not seen.
+HARD_FROM = 0.85
 COARSE_WEIGHT = 0.1  # of the error of the octaves above level 0, which views of lower magnification show
 TRAINED_ON = {  # name to weight; all CC0 or CC BY 4.0 (README, credits)
     "CMU-1-Small-Region.svs": 0.7,
@@ -70,7 +73,6 @@ class Training:
         self._next: tuple[int, list] = (-1, [])
 
     def _batch(self) -> Tensor:
-        size = self.recipe.batch
         number, coming = self._next
         if number != self.step_number:
             coming = self._draw(self.step_number)
@@ -93,8 +95,10 @@ class Training:
         done = self.step_number / recipe.steps
         for group in self.optimiser.param_groups:
             group["lr"] = recipe.learning_rate * min(1.0, (self.step_number + 1) / 200) * _cosine(done)
+        hard = done >= HARD_FROM
+        self.model.analyses.requires_grad_(not hard)
         with torch.autocast(self.device.type, torch.bfloat16):
-            decoded, truth, bits = self.model(x, step, OCTAVES, hard=done >= HARD_FROM)
+            decoded, truth, bits = self.model(x, step, OCTAVES, hard=hard)
         unit = step.view(-1) ** 2
         errors = [((d - t) ** 2).mean((1, 2, 3)) / unit for d, t in zip(decoded, truth, strict=True)]
         bpp = torch.stack(bits).sum(0) / x.shape[2] / x.shape[3]
@@ -188,9 +192,10 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after this long; go on with the same command")
     parser.add_argument("--steps", type=int, default=Recipe.steps, help="length of the training")
     parser.add_argument("--batch", type=int, default=Recipe.batch)
+    parser.add_argument("--learning-rate", type=float, default=Recipe.learning_rate)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
-    recipe = Recipe(steps=args.steps, batch=args.batch)
+    recipe = Recipe(steps=args.steps, batch=args.batch, learning_rate=args.learning_rate)
     training = Training(OctavesConfig(), recipe, pictures_of(args.slides, args.also), torch.device(args.device))
     if args.out.exists():
         resume(training, args.out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ class Ranges:
 
     def __init__(self, model: Octaves) -> None:
         self._most: dict[str, Tensor] = {}
-        self._hooks = []
+        self._hooks: list[Any] = []
         for number, net in enumerate(model.nets):
             for activation, module in _INPUT_OF.items():
                 self._watch(net.get_submodule(module), f"{number}.{activation}", slice(None))
@@ -111,7 +112,8 @@ def real_net(net: nn.Module, analysis: nn.Module) -> dict[str, np.ndarray]:
     inverse = np.exp(-analysis.log_factor.detach().float().cpu().numpy())
     state["inverse_factor"] = inverse
     weight = state["synthesis1.weight"].copy()
-    weight[:, -9:] *= inverse[None, :, None, None]  # synthesis sees coefficients in steps, the passes in factors of them
+    # Synthesis sees coefficients in steps, the passes in factors of them.
+    weight[:, -9:] *= inverse[None, :, None, None]
     state["synthesis1.weight"] = weight
     return state
 
@@ -146,9 +148,7 @@ def _scaled(name: str, real: dict[str, np.ndarray], units: Units) -> list[np.nda
     return out
 
 
-def integer_net(
-    real: dict[str, np.ndarray], units: Units, shifts: dict[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def integer_net(real: dict[str, np.ndarray], units: Units, shifts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The tensors of `octaves_integer.net_tensors` for a net of those floats, units and shifts.
 
     Raises:

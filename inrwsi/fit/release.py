@@ -1,6 +1,6 @@
 """From a training's checkpoint to a released prior: calibrate, make integers, count symbols, make tables.
 
-    python -m inrwsi.fit.release checkpoint.safetensors --slides ../shared/slides --out inrwsi/priors
+python -m inrwsi.fit.release checkpoint.safetensors --slides ../shared/slides --out inrwsi/priors
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ CROP_PX = 256
 BATCH = 4
 LEARNING_RATE = 7e-4
 STEP_SPREAD = 0.15  # of the step's logarithm, about the one that is wanted: rate control may move it
-HARD_FROM = 0.3
+HARD_FROM = 0.7  # from here on the rate is that of the symbols, and the analysis stays as it is: see fit.prior
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,9 @@ def floats_of(prior: Prior) -> Octaves:
     """The prior's networks in floats, as near as its integers are to what was trained."""
     model = Octaves(OctavesConfig())
     for n in range(NETS):
-        model.analyses[n].load_state_dict({k: torch.from_numpy(v.astype(np.float32)) for k, v in prior.analysis[n].items()})
+        model.analyses[n].load_state_dict(
+            {k: torch.from_numpy(v.astype(np.float32)) for k, v in prior.analysis[n].items()}
+        )
         model.nets[n].load_state_dict(_real_state(prior.nets[n], net_units(prior.units, n)))
     return model
 
@@ -91,8 +93,8 @@ class SlideFit:
             for p in (*self.model.nets[n].parameters(), *self.model.analyses[n].parameters()):
                 p.requires_grad_(p.requires_grad and n in which)
         self._bases = self._weights()
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        self._optimiser = torch.optim.Adam(trained, LEARNING_RATE, betas=(0.9, 0.98), fused=True)
+        self._trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self._optimiser = torch.optim.Adam(self._trained.values(), LEARNING_RATE, betas=(0.9, 0.98), fused=True)
         self.step_number = 0
 
     def _weights(self) -> list[tuple[nn.Parameter, Tensor, Tensor]]:
@@ -102,7 +104,9 @@ class SlideFit:
             units = net_units(self.prior.units, n)
             for name in layer_shapes():
                 shift = self.prior.nets[n][f"{name.replace('neighbours', 'features')}.shift"].astype(np.float64)
-                worth = (np.exp2(-shift) * units[f"{name}>"])[:, None, None, None] / units[f"{name}<"][None, :, None, None]
+                worth = (np.exp2(-shift) * units[f"{name}>"])[:, None, None, None] / units[f"{name}<"][
+                    None, :, None, None
+                ]
                 weight = self.model.nets[n].get_parameter(f"{name}.weight")
                 held.append((weight, weight.detach().clone(), torch.from_numpy(worth.astype(np.float32)).to(weight)))
         return held
@@ -134,8 +138,11 @@ class SlideFit:
             for group in self._optimiser.param_groups:
                 warm = min(1.0, (self.step_number + 1) / 20)
                 group["lr"] = LEARNING_RATE * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+            hard = done >= HARD_FROM
+            if hard:
+                self.model.analyses.requires_grad_(False)
             with torch.autocast(self._device.type, torch.bfloat16):
-                decoded, truth, bits = self.model(x, step, OCTAVES, hard=done >= HARD_FROM)
+                decoded, truth, bits = self.model(x, step, OCTAVES, hard=hard)
             error = ((decoded[0] - truth[0]) ** 2).mean((1, 2, 3)) / step.view(-1) ** 2
             bpp = torch.stack(bits).sum(0) / CROP_PX**2
             loss = (error / RATE_WEIGHT + bpp).mean()
@@ -152,18 +159,15 @@ class SlideFit:
     def state(self) -> dict[str, np.ndarray]:
         """What going on needs, beside the number of steps taken."""
         out: dict[str, np.ndarray] = {}
-        for name, p in self.model.named_parameters():
-            if p.requires_grad:
-                out[f"p.{name}"] = p.detach().cpu().numpy()
-                for key, value in self._optimiser.state.get(p, {}).items():
-                    out[f"{key}.{name}"] = np.atleast_1d(value.detach().cpu().numpy())
+        for name, p in self._trained.items():
+            out[f"p.{name}"] = p.detach().cpu().numpy()
+            for key, value in self._optimiser.state.get(p, {}).items():
+                out[f"{key}.{name}"] = np.atleast_1d(value.detach().cpu().numpy())
         return out
 
     def restore(self, state: dict[str, np.ndarray], step_number: int) -> None:
         """Go on from what `state` gave after so many steps."""
-        for name, p in self.model.named_parameters():
-            if not p.requires_grad:
-                continue
+        for name, p in self._trained.items():
             with torch.no_grad():
                 p.copy_(torch.from_numpy(state[f"p.{name}"]))
             if f"step.{name}" in state:
