@@ -80,6 +80,8 @@ def draw_rates(
     regions = [p.regions for p in (*test, *reference)]
     if any(r is None or len(r.bytes) < 2 for r in regions):
         return None
+    if metric == "ms_ssim" and any(not scales for r in regions if r for scales in r.scales):
+        return None  # a region too small for the coarsest scale
     n = len(regions[0].bytes) if regions[0] else 0
     counts = np.random.default_rng(seed).multinomial(count or n, np.full(n, 1 / n), size=DRAWS)
     drawn = [[_drawn(p, metric, counts) for p in side] for side in (test, reference)]

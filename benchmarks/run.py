@@ -328,7 +328,8 @@ class Bench:
             with codec.open(path, layout) as reader:
                 sizes = reader.region_bytes(picture.regions)
             if sizes is not None and not lossless:
-                regions = Regions(sizes, tuple(_mse(t) for t in tallies), tuple(_scales(t) for t in tallies))
+                wholes = [t.whole for t in tallies]
+                regions = Regions(sizes, tuple(w.mse_rgb for w in wholes), tuple(w.scale_means for w in wholes))
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
         return finite, fidelities.spectrum(), regions, lossless
 
@@ -336,7 +337,9 @@ class Bench:
         """Figures of the user's own model."""
         if self.plan.task is None:
             return {}
-        blocks = self.picture.blocks
+        side = self.plan.task.side_px
+        # A thin band at the slide's edge holds no patch; a picture that is all thin says so itself.
+        blocks = [r for r in self.picture.blocks if min(r.w, r.h) >= side] or self.picture.blocks
         found = (self.plan.task.agreement(_cut(self.picture.pixels, r), _cut(decoded, r)) for r in blocks)
         return reduce(add, found).metrics()
 
@@ -384,14 +387,6 @@ def middle(ladder: Sequence[float]) -> float:
 
 def _cut(array: np.ndarray, rect: Rect) -> np.ndarray:
     return array[rect.y : rect.y + rect.h, rect.x : rect.x + rect.w]
-
-
-def _mse(tally: quality.Tally) -> float:
-    return tally.whole.squares_rgb / (3 * tally.whole.px)
-
-
-def _scales(tally: quality.Tally) -> tuple[float, ...]:
-    return tuple(s / n for s, n in zip(tally.whole.scales, tally.whole.scale_windows, strict=True) if n)
 
 
 def _load_point(path: Path) -> Point | None:

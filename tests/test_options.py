@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from inrwsi.errors import UsageError
-from inrwsi.options import OF_CINR, OF_OCTAVES, TARGETS, CinrSettings, EncodeOptions, OctavesSettings, flag
+from inrwsi.options import MODEL_NAMES, OF_CINR, OF_OCTAVES, TARGETS, CinrSettings, EncodeOptions, OctavesSettings, flag
 
 VALUES: dict[str, Any] = {
     **{"quality": 50, "psnr_db": 40, "ratio": 20, "size_bytes": 10_000, "effort": "best"},
@@ -57,3 +57,9 @@ def test_one_target() -> None:
 def test_values_out_of_range(name: str, value: Any, sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
         EncodeOptions(**{name: value})
+
+
+def test_what_can_be_encoded_is_what_can_be_decoded() -> None:
+    from inrwsi.decode import MODELS
+
+    assert set(MODELS) == set(MODEL_NAMES)
