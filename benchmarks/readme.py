@@ -16,9 +16,10 @@ import click
 from inrwsi.errors import UsageError
 from inrwsi.job import write_whole
 
-from . import report
+from . import readme_octaves, report
 from . import report_curves as curves
 from . import report_tables as tables
+from .octaves_results import OctavesRun
 from .report_pictures import Pictures
 from .report_tables import Table
 from .results import MeanBd, Run, RunSet, Spread, load
@@ -29,6 +30,7 @@ FIGURE = "docs/rate_distortion.svg"
 REPORT = "docs/report.html"  # of the complete slide; without pictures, which would be pieces of it
 PEER = "jpeg2000"  # times are told as multiples of its
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+OCTAVES = (readme_octaves.BEGIN, readme_octaves.END)
 _COLUMNS = (tables.BPP, tables.PSNR, tables.MS_SSIM, tables.NUCLEI_F1, tables.CIEDE2000)
 
 
@@ -38,6 +40,7 @@ class Results:
 
     rates: RunSet
     speed: RunSet
+    octaves: tuple[OctavesRun, ...] = ()
 
 
 @click.command()
@@ -67,7 +70,8 @@ def load_results(root: Path) -> Results:
     names = ("rate_distortion", "speed")
     suffix = "" if all((folder / f"{name}.json").exists() for name in names) else "_quick"
     rates, speed = (load(RunSet, folder / f"{name}{suffix}.json") for name in names)
-    return Results(rates, speed)
+    octaves = [folder / f"octaves_{name}.json" for name in ("crops", "slide")]
+    return Results(rates, speed, tuple(load(OctavesRun, path) for path in octaves if path.exists()))
 
 
 def stale(root: Path, results: Results) -> dict[Path, bytes]:
@@ -79,20 +83,29 @@ def stale(root: Path, results: Results) -> dict[Path, bytes]:
     readme = root / "README.md"
     text = readme.read_text(encoding="utf-8")
     wanted = {
-        readme: replaced(text, block(results)).encode(),
+        readme: replaced(replaced(text, block(results)), octaves_block(results), OCTAVES).encode(),
         root / FIGURE: figure(results).encode(),
         root / REPORT: report.render(results.rates.runs[0], Pictures()).encode(),
     }
     return {path: data for path, data in wanted.items() if not path.exists() or path.read_bytes() != data}
 
 
-def replaced(text: str, new: str) -> str:
+def replaced(text: str, new: str, markers: tuple[str, str] = (BEGIN, END)) -> str:
     """`text` with what stands between the markers replaced. UsageError unless each marker is there once, in order."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in before + after:
-        raise UsageError(f"README.md: {BEGIN} and, after it, {END} must stand there once each")
-    return f"{before}{BEGIN}\n{new}\n{END}{after}"
+    first, last = markers
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
+    if not begin or not end or first in rest or last in before + after:
+        raise UsageError(f"README.md: {first} and, after it, {last} must stand there once each")
+    return f"{before}{first}\n{new}\n{last}{after}"
+
+
+def octaves_block(results: Results) -> str:
+    """The Markdown between the markers of the default model."""
+    parts = []
+    for text, table in readme_octaves.paragraphs(list(results.octaves)):
+        parts += [text] if table is None else [text, markdown(table, set())]
+    return "\n\n".join(parts)
 
 
 def figure(results: Results) -> str:

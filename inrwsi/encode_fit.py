@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,8 +15,8 @@ from inrwsi.fields import octaves_prior
 from inrwsi.fields.octaves import RATE_WEIGHT
 from inrwsi.fields.octaves_model import STEP_UNIT, OctavesModel
 from inrwsi.fields.octaves_prior import Prior
-from inrwsi.fit.deltas import Net, pack_deltas
-from inrwsi.fit.slide import BATCH, CROP_PX, Fitted, SlideFit
+from inrwsi.fit.deltas import Net, apply_deltas, pack_deltas
+from inrwsi.fit.slide import BATCH, CROP_PX, SlideFit
 from inrwsi.geometry import Rect
 from inrwsi.job import Job
 from inrwsi.octave_chunks import ChunkCoder
@@ -79,7 +80,7 @@ def fit_networks(encoding: Encoding, model: OctavesModel, effort: str) -> Networ
     if held is not None:
         fit.restore(held[0], held[1]["step_number"])
     _run(fit, encoding)
-    chosen = _cheapest(encoding, model, prior, fit.fitted(), fit.which)
+    chosen = _cheapest(encoding, model, prior, fit)
     encoding.job.save_network(_kept(chosen), {"done": True})
     return chosen
 
@@ -111,23 +112,31 @@ def _windows(encoding: Encoding, chunks: list[Ij]) -> list[np.ndarray]:
     return windows
 
 
-def _cheapest(
-    encoding: Encoding, model: OctavesModel, prior: Prior, fitted: Fitted, which: tuple[int, ...]
-) -> Networks:
+def _cheapest(encoding: Encoding, model: OctavesModel, prior: Prior, fit: SlideFit) -> Networks:
     """Of the prior's networks and the fitted ones at every coarseness, those that make the cheapest file."""
-    choices = [Networks()]
-    for quantum in QUANTA:
-        try:
-            choices.append(Networks(pack_deltas(prior, fitted.nets, quantum, which), fitted.analysis))
-        except ValueError:  # sums beyond 24 bits: such networks cannot be coded with
-            continue
-    step = model.step / STEP_UNIT
+    choices = [Networks(), *_fitted(prior, fit)]
+    step, channels = model.step / STEP_UNIT, encoding.task.source.channels
 
     def cost_bits(networks: Networks) -> float:
         chunk_bytes, squares = encoding.trial(model, networks)
-        return 8 * (chunk_bytes + len(networks.weights or b"")) + squares / 3 / (RATE_WEIGHT * step**2)
+        return 8 * (chunk_bytes + len(networks.weights or b"")) + squares / channels / (RATE_WEIGHT * step**2)
 
     return min(choices, key=cost_bits)
+
+
+def _fitted(prior: Prior, fit: SlideFit) -> Iterator[Networks]:
+    """The fitted networks at every coarseness, but for those whose sums could leave 24 bits."""
+    try:
+        fitted = fit.fitted()
+    except ValueError:
+        return
+    for quantum in QUANTA:
+        weights = pack_deltas(prior, fitted.nets, quantum, fit.which)
+        try:
+            apply_deltas(prior, weights)
+        except ValueError:
+            continue
+        yield Networks(weights, fitted.analysis)
 
 
 def _kept(networks: Networks) -> dict[str, np.ndarray]:

@@ -19,6 +19,7 @@ from inrwsi.fields.octaves_prior import Prior
 
 MAX_QUANTUM = 64
 BIAS_BITS = 2
+MOST_WEIGHT, MOST_BIAS = 127, 2**23
 
 Net = dict[str, np.ndarray]
 
@@ -36,6 +37,11 @@ def _quanta(net: Net, name: str, quantum: int) -> np.ndarray:
     return np.int64(1) << np.maximum(shift - BIAS_BITS, 0)
 
 
+def _most(name: str) -> int:
+    """The largest magnitude of a value of a tensor."""
+    return MOST_WEIGHT if name.endswith(".weight") else MOST_BIAS
+
+
 def pack_deltas(prior: Prior, nets: tuple[Net, ...], quantum: int, which: tuple[int, ...]) -> bytes:
     """The section of a file whose nets `which` are near `nets`; `apply_deltas` gives what they then are."""
     head = bytearray((sum(1 << n for n in which), quantum))
@@ -45,10 +51,10 @@ def pack_deltas(prior: Prior, nets: tuple[Net, ...], quantum: int, which: tuple[
         for name in delta_names():
             base = prior.nets[n][name].astype(np.int64)
             delta = nets[n][name].astype(np.int64) - base
-            multiples = np.rint(delta / _quanta(prior.nets[n], name, quantum)).astype(np.int32)
-            if name.endswith(".weight"):  # a multiple must not lead out of int8's range
-                limit = np.where(multiples > 0, (127 - base) // quantum, (127 + base) // quantum)
-                multiples = np.clip(multiples, -limit, limit).astype(np.int32)
+            quanta, most = _quanta(prior.nets[n], name, quantum), _most(name)
+            # A multiple must not lead out of the range. Both bounds are beyond 0: the prior is within it.
+            multiples = np.rint(delta / quanta).clip(-((most + base) // quanta), (most - base) // quanta)
+            multiples = multiples.astype(np.int32)
             scale = _cheapest(multiples.reshape(-1), costs)
             head.append(scale)
             symbols.append(multiples.reshape(-1) if scale else np.zeros(multiples.size, np.int32))
@@ -103,7 +109,7 @@ def _changed(
     base = net[name]
     multiples = decoder.decode(np.full(base.size, scale, np.uint8)).astype(np.int64).reshape(base.shape)
     value = base.astype(np.int64) + multiples * _quanta(net, name, quantum)
-    most = 127 if name.endswith(".weight") else 2**23
+    most = _most(name)
     if np.abs(value).max() > most:
         raise ValueError(f"a value of {name} is {np.abs(value).max()}, should be at most {most}")
     return value.astype(base.dtype)

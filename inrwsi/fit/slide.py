@@ -47,14 +47,21 @@ def floats_of(prior: Prior) -> Octaves:
 def _real_state(net: Net, units: Units) -> dict[str, Tensor]:
     state = {}
     for name in layer_shapes():
-        gain = np.exp2(-net[f"{name.replace('neighbours', 'features')}.shift"].astype(np.float64)) * units[f"{name}>"]
-        weight = net[f"{name}.weight"] * gain[:, None, None, None] / units[f"{name}<"][None, :, None, None]
-        if name == "synthesis1":  # in the integer net it takes coefficients in factors of the step
-            weight[:, -9:] *= (FACTOR_UNIT / net["inverse_factor"].astype(np.float64))[None, :, None, None]
+        weight = net[f"{name}.weight"] * _worth(net, units, name)
         state[f"{name}.weight"] = torch.from_numpy(weight.astype(np.float32))
         if not name.endswith("neighbours"):
+            gain = np.exp2(-net[f"{name}.shift"].astype(np.float64)) * units[f"{name}>"]
             state[f"{name}.bias"] = torch.from_numpy((net[f"{name}.bias"] * gain).astype(np.float32))
     return state
+
+
+def _worth(net: Net, units: Units, name: str) -> np.ndarray:
+    """What one integer of a layer's weights is worth in floats: (out, in, 1, 1) float64."""
+    gain = np.exp2(-net[f"{name.replace('neighbours', 'features')}.shift"].astype(np.float64)) * units[f"{name}>"]
+    worth = gain[:, None, None, None] / units[f"{name}<"][None, :, None, None]
+    if name == "synthesis1":  # in the integer net it takes coefficients in factors of the step
+        worth[:, -9:] *= (FACTOR_UNIT / net["inverse_factor"].astype(np.float64))[None, :, None, None]
+    return worth
 
 
 class SlideFit:
@@ -103,10 +110,7 @@ class SlideFit:
         for n in self.which:
             units = net_units(self.prior.units, n)
             for name in layer_shapes():
-                shift = self.prior.nets[n][f"{name.replace('neighbours', 'features')}.shift"].astype(np.float64)
-                worth = (np.exp2(-shift) * units[f"{name}>"])[:, None, None, None] / units[f"{name}<"][
-                    None, :, None, None
-                ]
+                worth = _worth(self.prior.nets[n], units, name)
                 weight = self.model.nets[n].get_parameter(f"{name}.weight")
                 held.append((weight, weight.detach().clone(), torch.from_numpy(worth.astype(np.float32)).to(weight)))
         return held
@@ -171,15 +175,21 @@ class SlideFit:
             with torch.no_grad():
                 p.copy_(torch.from_numpy(state[f"p.{name}"]))
             if f"step.{name}" in state:
-                self._optimiser.state[p] = {
-                    "step": torch.tensor(float(state[f"step.{name}"][0])),
-                    "exp_avg": torch.from_numpy(state[f"exp_avg.{name}"].copy()).to(p),
-                    "exp_avg_sq": torch.from_numpy(state[f"exp_avg_sq.{name}"].copy()).to(p),
+                # In the parameter's own memory order, channels last: the fused step goes through both in one pass.
+                moments = {
+                    key: torch.empty_like(p).detach().copy_(torch.from_numpy(state[f"{key}.{name}"]))
+                    for key in ("exp_avg", "exp_avg_sq")
                 }
+                steps = torch.tensor(float(state[f"step.{name}"][0]), device=p.device)
+                self._optimiser.state[p] = {"step": steps, **moments}
         self.step_number = step_number
 
     def fitted(self) -> Fitted:
-        """What came of it, in integers of the prior's own units."""
+        """What came of it, in integers of the prior's own units.
+
+        Raises:
+            ValueError: sums could leave 24 bits, and the networks cannot be coded with.
+        """
         nets, analysis = list(self.prior.nets), list(self.prior.analysis)
         for n in self.which:
             shifts = {k.removesuffix(".shift"): v for k, v in self.prior.nets[n].items() if k.endswith(".shift")}
