@@ -106,11 +106,34 @@ def read_prior(raw: bytes) -> Tensors:
     return tensors
 
 
+def own_nets(prior: Tensors, weights: bytes) -> Tensors:
+    """B.12: the prior's tensors, with those that a `WGHT` section changes as they are in its file."""
+    mask, quantum = weights[0], weights[1]
+    assert 1 <= mask <= 15
+    assert 1 <= quantum <= 64
+    names = sorted([f"{name}.weight" for name in LAYERS] + [f"{n}.bias" for n in LAYERS if "neighbours" not in n])
+    assert len(names) == 41
+    keys = [f"net.{n}.{name}" for n in range(4) if mask >> n & 1 for name in names]
+    indices, stream = weights[2 : 2 + len(keys)], Stream(weights[2 + len(keys) :], prior["tables"])
+    nets = dict(prior)
+    for key, q in zip(keys, indices, strict=True):
+        assert q < 64
+        base = prior[key].astype(np.int64)
+        multiples = np.array([stream.symbol(q) for _ in range(base.size)], np.int64).reshape(base.shape)
+        if key.endswith("weight"):
+            nets[key], most = base + quantum * multiples, 127
+        else:
+            shifts = prior[key.replace("bias", "shift")].astype(np.int64)
+            nets[key], most = base + multiples * 2 ** np.maximum(shifts - 2, 0), 2**23
+        assert np.abs(nets[key]).max() <= most
+    stream.finish()
+    return nets
+
+
 class Stream:
     """B.11: the entropy coder's stream."""
 
-    def __init__(self, payload: bytes, tables: np.ndarray) -> None:
-        stream = b"" if payload == b"\0" else payload
+    def __init__(self, stream: bytes, tables: np.ndarray) -> None:
         if len(stream) <= 8192:
             sizes, at = [len(stream) if len(stream) <= 4 else 4 - len(stream) % 2], 0
             self._end = 0
@@ -155,7 +178,6 @@ class Stream:
             assert byte < 128
             assert code <= 2**31
             y = code >> 1 if code % 2 == 0 else -((code + 1) >> 1)
-        assert abs(y) <= 2**20
         self.states[lane] = x
         return y
 
@@ -265,7 +287,7 @@ def decode(
     rows = np.minimum(np.arange(2 * -(-h // 4)), -(-h // 2) - 1)
     columns = np.minimum(np.arange(2 * -(-w // 4)), -(-w // 2) - 1)
     below, given = (part[:, rows][:, :, columns].astype(np.int64) for part in parent)
-    net, stream = Net(prior, octave, model_step), Stream(payload, prior["tables"])
+    net, stream = Net(prior, octave, model_step), Stream(b"" if payload == b"\0" else payload, prior["tables"])
     trunk = net.trunk(below, given)
     coefficients = np.zeros((9, len(rows), len(columns)), np.int64)
     for number, (first, bands, colour, seen) in enumerate(PASSES):
@@ -273,6 +295,7 @@ def decode(
         for i, j in sites(len(rows), len(columns), colour):
             for b in range(bands):
                 y = stream.symbol(int(indices[b, i, j]))
+                assert abs(y) <= 2**20
                 coefficients[first + b, i, j] = 16 * y + means[b, i, j]
     stream.finish()
     x = np.concatenate((net.layer("squeeze", trunk), seen_of(coefficients)))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from inrwsi import encode_octaves, encode_units
+from inrwsi import encode_fit, encode_octaves, encode_units
 from inrwsi.encode import encode
 from inrwsi.encode_units import Blanks, Parts, Plan
 from inrwsi.errors import UsageError
@@ -34,7 +34,11 @@ GLASS = (243, 242, 244)
 class FakeCoder:
     """What `ChunkCoder` gives, by a quantiser in steps of the octave after the octave below drawn large."""
 
-    def __init__(self, model: OctavesModel, weights: bytes | None, device: Any, *, encoder: bool = False) -> None:
+    def __init__(
+        self, model: OctavesModel, weights: bytes | None, device: Any, *, encoder: bool = False, analysis: Any = None
+    ) -> None:
+        assert weights is None
+        assert analysis is None
         self.model = model
 
     def components(self, rgb: np.ndarray) -> np.ndarray:
@@ -91,7 +95,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def patch_coder(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(encode_octaves, "ChunkCoder", FakeCoder)
+    patch.setattr(encode_fit, "ChunkCoder", FakeCoder)
     patch.setattr(encode_octaves.octaves_prior, "current_sha256", lambda: "5e" * 32)
 
 

@@ -1,0 +1,249 @@
+"""What `CinrSlide` is made of, besides decoding: errors that are OpenSlide's too, levels, properties, edges."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from ctypes import ArgumentError
+from dataclasses import dataclass
+from hashlib import sha256
+
+import numpy as np
+import openslide
+from PIL import Image
+
+from inrwsi.errors import Cause, CorruptFile, UsageError
+from inrwsi.formats.container import Container
+from inrwsi.formats.header import Header
+from inrwsi.geometry import octave_wh
+
+COARSEST_LEVEL_PX = 256
+DEFAULT_TILE_PX = 256
+SLACK = 1e-6  # of a pixel: what lies nearer to a whole one is on it
+
+
+class ClosedSlide(UsageError, ArgumentError, ValueError):
+    """The slide is closed. OpenSlide's own objects raise `ctypes.ArgumentError`, its picture slides `ValueError`."""
+
+
+class BadArgument(UsageError, ArgumentError, TypeError):
+    """An argument is not of the type it should be. OpenSlide raises the one or the other."""
+
+
+class BadRegion(UsageError, openslide.OpenSlideError):
+    """A region cannot be: its size is negative, say."""
+
+
+class DamagedSlide(CorruptFile, openslide.OpenSlideError):
+    """The file is damaged; attributes as of `CorruptFile`."""
+
+    def __reduce__(self) -> tuple[type[CorruptFile], tuple[str, Cause, str]]:
+        return (DamagedSlide, (self.path, self.cause, self.where))
+
+
+@contextmanager
+def openslide_errors() -> Iterator[None]:
+    """Damage is an `OpenSlideError` too: who reads slides of all kinds catches that one."""
+    try:
+        yield
+    except CorruptFile as error:
+        raise DamagedSlide(error.path, error.cause, error.where) from None
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level. Its pixel (i, j) covers [i, i + 1) x [j, j + 1) times `downsample`, in level-0 pixels."""
+
+    wh: tuple[int, int]
+    downsample: int | float
+
+
+def octave_levels(l0_wh: tuple[int, int]) -> tuple[Level, ...]:
+    """Every octave down to the first that is at most `COARSEST_LEVEL_PX` a side."""
+    levels = [Level(l0_wh, 1)]
+    while max(levels[-1].wh) > COARSEST_LEVEL_PX:
+        levels.append(Level(octave_wh(l0_wh, len(levels)), 2 ** len(levels)))
+    return tuple(levels)
+
+
+def choose_levels(header: Header, levels: str | Sequence[float], name: str) -> tuple[Level, ...]:
+    """The levels that a caller asked for: `octaves`, `source`, or downsamples, the first of which is 1.
+
+    Raises:
+        UsageError: it is none of these, or the file does not say what its source had.
+    """
+    if levels == "octaves":
+        return octave_levels(header.slide.l0_wh)
+    if levels == "source":
+        levels = _source_downsamples(header.metadata)
+        if not levels:
+            raise UsageError(
+                f"{name}: does not say which levels its source had; leave levels at 'octaves', or give their "
+                "downsamples: levels=(1, 4, 16)"
+            )
+    try:
+        given = [float(v) for v in levels] if not isinstance(levels, str) else []
+    except (TypeError, ValueError):
+        given = []
+    ascending = all(a < b < math.inf for a, b in zip(given, given[1:], strict=False))
+    if not given or given[0] != 1 or not ascending:
+        raise UsageError(f"levels is {levels!r}; it should be 'octaves', 'source', or downsamples such as (1, 4, 16)")
+    whole = [int(v) if v.is_integer() else v for v in given]
+    w, h = header.slide.l0_wh
+    return tuple(Level((max(1, round(w / d)), max(1, round(h / d))), d) for d in whole)
+
+
+def _source_downsamples(metadata: Mapping[str, str]) -> list[float]:
+    found: list[float] = []
+    while (text := metadata.get(f"openslide.level[{len(found)}].downsample")) is not None:
+        try:
+            found.append(float(text))
+        except ValueError:
+            return []
+    return found
+
+
+def best_level(levels: Sequence[Level], downsample: float) -> int:
+    """The coarsest level that is no coarser than `downsample`; 0 where there is none, the last for NaN."""
+    coarser = (number for number, level in enumerate(levels) if downsample < level.downsample)
+    return max(0, next(coarser, len(levels)) - 1)
+
+
+class Properties(Mapping[str, str]):
+    """A slide's properties, by key. `quickhash` is called when its property is first asked for, as it reads a chunk."""
+
+    def __init__(self, values: dict[str, str], quickhash: Callable[[], str]) -> None:
+        self._values, self._quickhash = values, quickhash
+        self._values.setdefault(openslide.PROPERTY_NAME_QUICKHASH1, "")
+
+    def __getitem__(self, key: str) -> str:
+        if key == openslide.PROPERTY_NAME_QUICKHASH1 and not self._values[key]:
+            self._values[key] = self._quickhash()
+        return self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {dict(self)!r}>"
+
+
+def property_values(header: Header, levels: Sequence[Level], icc_bytes: int) -> dict[str, str]:
+    """All properties but the hash: what is stored of the source's, then what OpenSlide says of every slide.
+
+    `openslide.vendor` is this format; what it was of the source is `inrwsi.source-vendor`.
+    """
+    slide, stored = header.slide, dict(header.metadata)
+    source_vendor = stored.pop(openslide.PROPERTY_NAME_VENDOR, None)
+    if source_vendor is not None:
+        stored["inrwsi.source-vendor"] = source_vendor
+    own = {openslide.PROPERTY_NAME_VENDOR: "inrwsi", "openslide.level-count": str(len(levels))}
+    background = slide.background * 3 if slide.channels == 1 else slide.background
+    own[openslide.PROPERTY_NAME_BACKGROUND_COLOR] = bytes(background).hex().upper()
+    facts = {
+        openslide.PROPERTY_NAME_MPP_X: slide.mpp_um and slide.mpp_um[0],
+        openslide.PROPERTY_NAME_MPP_Y: slide.mpp_um and slide.mpp_um[1],
+        openslide.PROPERTY_NAME_OBJECTIVE_POWER: slide.objective_power,
+    }
+    for key, value in facts.items():
+        if value is not None:
+            own[key] = f"{value:.17g}"
+    if icc_bytes:
+        own["openslide.icc-size"] = str(icc_bytes)
+    for number, level in enumerate(levels):
+        tile = header.grid.chunk_px if math.log2(level.downsample) in header.grid.octaves else DEFAULT_TILE_PX
+        sizes = {"width": level.wh[0], "height": level.wh[1], "tile-width": tile, "tile-height": tile}
+        own |= {f"openslide.level[{number}].{key}": str(value) for key, value in sizes.items()}
+        own[f"openslide.level[{number}].downsample"] = f"{level.downsample:.17g}"
+    for info in header.associated:
+        own[f"openslide.associated.{info.name}.width"] = str(info.width)
+        own[f"openslide.associated.{info.name}.height"] = str(info.height)
+    stored = {key: value for key, value in stored.items() if not key.startswith("openslide.level[")}
+    return dict(sorted((stored | own).items()))
+
+
+def quickhash(container: Container) -> str:
+    """Of the header, the file's size, and the first chunk of its coarsest octave: SHA-256 in hex."""
+    chunk = container.chunk(container.header.grid.octaves[-1], (0, 0))
+    content = chunk.payload if chunk.payload is not None else bytes(chunk.colour or ())
+    parts = (container.header.to_json(), str(container.file_bytes).encode(), content)
+    return sha256(b"".join(sha256(part).digest() for part in parts)).hexdigest()
+
+
+class AssociatedImages(Mapping[str, Image.Image]):
+    """The associated images by name, each RGBA, read from the file when it is asked for."""
+
+    def __init__(self, header: Header, read: Callable[[str], bytes]) -> None:
+        self._names, self._read = [info.name for info in header.associated], read
+
+    def __getitem__(self, key: str) -> Image.Image:
+        if key not in self._names:
+            raise KeyError(key)
+        with Image.open(io.BytesIO(self._read(key))) as image:
+            return image.convert("RGBA")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {dict(self)!r}>"
+
+
+def whole_and_part(l0: int, downsample: int | float) -> tuple[int, float]:
+    """A position in level-0 pixels as a whole one of a level and what is left, from 0 to below 1."""
+    if isinstance(downsample, int):
+        whole, rest = divmod(l0, downsample)
+        return whole, rest / downsample
+    at = l0 / downsample
+    whole = math.floor(at + SLACK)
+    part = at - whole
+    return whole, part if part > SLACK else 0.0
+
+
+def between(rgba: np.ndarray, part_xy: tuple[float, float]) -> np.ndarray:
+    """Pixels between those of a level: each is the mean of what it lies over, and as opaque as that.
+
+    Args:
+        rgba: (h, w, 4) uint8, with one more row and column than the result along an axis whose part is not 0.
+        part_xy: how far past the first pixel the result begins, 0 to below 1.
+
+    Returns:
+        (h, w, 4) uint8, not premultiplied.
+    """
+    held = rgba.astype(np.float32)
+    held[..., :3] *= held[..., 3:] / 255
+    for axis, part in ((1, part_xy[0]), (0, part_xy[1])):
+        if part:
+            first, second = (held[:, :-1], held[:, 1:]) if axis == 1 else (held[:-1], held[1:])
+            held = first * np.float32(1 - part) + second * np.float32(part)
+    alpha = held[..., 3:]
+    held[..., :3] *= 255 / np.where(alpha > 0, alpha, np.float32(np.inf))
+    return np.floor(np.clip(held, 0, 255) + np.float32(0.5)).astype(np.uint8)
+
+
+def covered(start: float, step: float, count: int, side: int) -> np.ndarray:
+    """(count,) bool: which output pixels, `step` level-0 pixels each, show something of a slide that is `side` long.
+
+    Where they are no smaller than the slide's, those that lie over any of it; smaller ones by their centre.
+    """
+    low = start + np.arange(count) * step
+    if step < 1:
+        return (low + step / 2 >= 0) & (low + step / 2 < side)
+    return (np.minimum(low + step, side) - np.maximum(low, 0)) > SLACK
+
+
+def over(rgba: np.ndarray, background: tuple[int, ...]) -> np.ndarray:
+    """(h, w, 3) uint8: (h, w, 4) over one colour."""
+    alpha = rgba[..., 3:].astype(np.int32)
+    if alpha.size == 0 or alpha.min() == 255:
+        return np.ascontiguousarray(rgba[..., :3])
+    colour = np.array(background, np.int32)
+    return ((rgba[..., :3] * alpha + colour * (255 - alpha) + 127) // 255).astype(np.uint8)

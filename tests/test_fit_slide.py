@@ -1,0 +1,218 @@
+"""Fitting to a slide: it begins at the prior, goes on after a stop as if there had been none, and keeps to its nets."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from inrwsi.colour import Klt
+from inrwsi.fields.octaves import logistic_bits
+from inrwsi.fields.octaves_integer import FACTOR_UNIT, NETS, layer_shapes
+from inrwsi.fields.octaves_prior import Prior, pack, unpack
+from inrwsi.fit import release, slide
+from inrwsi.fit.deltas import Net
+from inrwsi.fit.quantise import integer_net, net_units, real_net
+from inrwsi.fit.slide import Fitted, SlideFit, floats_of
+from inrwsi.sample import sample_region
+from tests.test_quantise import crop, trained
+
+
+@lru_cache
+def prior() -> Prior:
+    """A prior of networks that nobody trained: small, but all of its parts belong together."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(release, "CALIBRATION_CROPS", 2)
+        patch.setattr(release, "COUNTED_CROPS", 1)
+        return unpack(pack(release.release(trained(), lambda number: crop(number % 5))))
+
+
+@lru_cache
+def window() -> np.ndarray:
+    """(96, 112, 3) uint8 of generated tissue."""
+    return sample_region((900, 900), (112, 96), size_wh=(2048, 2048), seed=1)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of some milliseconds."""
+    monkeypatch.setattr(slide, "CROP_PX", 64)
+    monkeypatch.setattr(slide, "BATCH", 1)
+
+
+def fit_of(steps: int = 4, which: tuple[int, ...] = (0, 1, 2), seed: int = 3, tissue_px: int = 10**6) -> SlideFit:
+    windows = [window(), window()[:64, :64].copy()]
+    klt = Klt.of(window())
+    return SlideFit(prior(), windows, klt, step=20.0, steps=steps, tissue_px=tissue_px, seed=seed, which=which)
+
+
+def ran(fit: SlideFit, steps: int | None = None) -> SlideFit:
+    """After so many more steps, or all that are left."""
+    for done, (seen_px, loss) in enumerate(fit.run(), 1):
+        assert seen_px == fit.step_number * 64 * 64
+        assert np.isfinite(loss)
+        if done == steps:
+            break
+    return fit
+
+
+def same(a: tuple[Net, ...], b: tuple[Net, ...]) -> list[bool]:
+    """Net by net, whether they are the same bits."""
+    return [
+        x.keys() == y.keys() and all(x[k].tobytes() == y[k].tobytes() for k in x) for x, y in zip(a, b, strict=True)
+    ]
+
+
+def same_fit(a: Fitted, b: Fitted) -> bool:
+    return all(same(a.nets, b.nets) + same(a.analysis, b.analysis))
+
+
+# Where it begins
+
+
+@pytest.mark.parametrize("number", range(NETS))
+def test_floats_of_a_prior_give_its_integers_back(number: int) -> None:
+    model, net = floats_of(prior()), prior().nets[number]
+    shifts = {k.removesuffix(".shift"): v for k, v in net.items() if k.endswith(".shift")}
+    found = integer_net(real_net(model.nets[number], model.analyses[number]), net_units(prior().units, number), shifts)
+    assert found.keys() == net.keys()
+    for name in net.keys() - {"inverse_factor"}:
+        assert np.array_equal(found[name], net[name]), name
+    # The analysis holds the factor's logarithm in float16.
+    assert np.abs(found["inverse_factor"] / net["inverse_factor"] - 1).max() < 1e-3
+
+
+def test_before_the_first_step_it_is_the_prior() -> None:
+    fitted = fit_of().fitted()
+    assert same(fitted.nets, prior().nets) == [True] * NETS
+    assert same(fitted.analysis, prior().analysis) == [True] * NETS
+
+
+def test_weights_are_known_in_integers() -> None:
+    """What one integer of a weight is worth bounds what may be learnt, and says what a difference costs."""
+    fit = fit_of()
+    names = [(n, name) for n in fit.which for name in layer_shapes()]
+    factors = np.concatenate([prior().nets[n]["inverse_factor"] for n in fit.which]) / FACTOR_UNIT
+    assert factors.min() < 0.9  # the weights of coefficients are worth more than those beside them, and less
+    assert factors.max() > 1.1
+    for (weight, base, worth), (n, name) in zip(fit._bases, names, strict=True):
+        assert torch.equal(weight, base)
+        integers = (base / worth).numpy()
+        assert np.abs(integers - prior().nets[n][f"{name}.weight"]).max() < 0.1, name
+    assert fit._bits_of_weights() == 0
+    weight, _, worth = fit._bases[0]
+    with torch.no_grad():
+        weight[0, 0, 0, 0] += 4 * worth[0, 0, 0, 0]
+    assert fit._bits_of_weights().item() == pytest.approx(2.0, rel=1e-3)
+
+
+# What a step does
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_a_fit_that_was_stopped_gives_the_same_bits(stop: int) -> None:
+    """Stopped before, at and after where the rate becomes that of symbols."""
+    whole = ran(fit_of()).fitted()
+    before = ran(fit_of(), stop)
+    state = {name: np.ascontiguousarray(array).copy() for name, array in before.state().items()}
+    number = before.step_number
+    assert number == stop
+    ran(before)  # a state does not follow what its fit does next
+    again = fit_of()
+    again.restore(state, number)
+    assert same_fit(ran(again).fitted(), whole)
+    assert not any(same(whole.nets[:3], prior().nets[:3]))
+
+
+def test_a_finished_fit_takes_no_step() -> None:
+    fit = ran(fit_of(2))
+    held = fit.fitted()
+    assert list(fit.run()) == []
+    assert same_fit(fit.fitted(), held)
+
+
+def test_the_seed_says_which_crops() -> None:
+    assert same_fit(ran(fit_of(2)).fitted(), ran(fit_of(2)).fitted())
+    assert not same_fit(ran(fit_of(2)).fitted(), ran(fit_of(2, seed=4)).fitted())
+
+
+@pytest.mark.parametrize("which", [(0,), (1, 2), (0, 1, 2, 3)])
+def test_only_the_named_nets_change(which: tuple[int, ...]) -> None:
+    fitted = ran(fit_of(3, which)).fitted()
+    assert same(fitted.nets, prior().nets) == [n not in which for n in range(NETS)]
+    assert same(fitted.analysis, prior().analysis) == [n not in which for n in range(NETS)]
+    for n in which:
+        for name, array in fitted.nets[n].items():
+            if name.endswith(".shift") or name == "inverse_factor":
+                assert np.array_equal(array, prior().nets[n][name]), name
+        assert np.array_equal(fitted.analysis[n]["log_factor"], prior().analysis[n]["log_factor"])
+
+
+def test_the_analysis_stays_as_it_is_once_the_rate_is_of_symbols(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slide, "HARD_FROM", 0.5)
+    fit = fit_of(4)
+    held = []
+    for _ in fit.run():
+        held.append(fit.fitted())
+        graded = [p.grad is not None for p in fit.model.analyses.parameters()]
+        assert any(graded) == (fit.step_number <= 2)
+    changed = [not all(same(a.analysis, b.analysis)) for a, b in pairwise(held)]
+    assert changed == [True, False, False]
+    assert not any(any(same(a.nets[:3], b.nets[:3])) for a, b in pairwise(held))
+
+
+def test_the_rate_is_of_symbols_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the passes are asked the bits of: numbers about symbols at first, symbols themselves from HARD_FROM on."""
+    whole: list[bool] = []
+
+    def heard(y: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        whole.append(bool((y == y.round()).all()))
+        return logistic_bits(y, scale)
+
+    monkeypatch.setattr("inrwsi.fields.octaves.logistic_bits", heard)
+    fit, found = fit_of(4), []
+    for _ in fit.run():
+        found.append(all(whole))
+        whole.clear()
+    assert found == [n / 4 >= slide.HARD_FROM for n in range(4)]
+    assert True in found
+
+
+def test_what_an_int8_cannot_hold_is_not_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slide, "LEARNING_RATE", 3.0)
+    fit = ran(fit_of(2))
+    for weight, _, worth in fit._bases:
+        assert ((weight / worth).abs() <= 127.001).all()
+    assert any(((weight / worth).abs() > 126.9).any() for weight, _, worth in fit._bases)
+
+
+def test_bits_of_weights_hold_a_small_slides_nets_near_the_prior() -> None:
+    """The fewer pixels the differences' own bits are spread over, the fewer of them there are."""
+
+    def differing(tissue_px: int) -> int:
+        nets = ran(fit_of(8, tissue_px=tissue_px)).fitted().nets
+        return sum(int((nets[n][k] != prior().nets[n][k]).sum()) for n in range(3) for k in nets[n] if "weight" in k)
+
+    assert differing(100) < 0.7 * differing(10**9)
+
+
+def test_networks_whose_sums_could_leave_24_bits_are_refused() -> None:
+    fit = fit_of()
+    with torch.no_grad():
+        weight, _, worth = fit._bases[1]  # of trunk2
+        weight.copy_(127 * worth.expand_as(weight))
+        fit.model.nets[0].trunk2.bias.fill_(1e6)
+    with pytest.raises(ValueError, match="the sums of trunk2 reach"):
+        fit.fitted()
+
+
+def test_it_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks that nobody trained leave much to learn of one small window."""
+    monkeypatch.setattr(slide, "LEARNING_RATE", 3e-3)
+    windows, klt = [window()[:64, :64].copy()], Klt.of(window())
+    fit = SlideFit(prior(), windows, klt, step=20.0, steps=40, tissue_px=10**9, seed=0)
+    losses = [loss for _, loss in fit.run()]
+    assert np.mean(losses[20:26]) < 0.95 * np.mean(losses[:6])  # all of them before the rate is that of symbols
