@@ -41,7 +41,7 @@ class ContainerWriter:
         """Make the temporary file and write the sections.
 
         Args:
-            weights: safetensors; compressed here.
+            weights: what the model's annex says; compressed here.
             icc: ICC profile, raw.
             preview: a file of `header.preview_format`.
             associated: files of the formats that `header.associated` lists, in its order.

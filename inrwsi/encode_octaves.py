@@ -226,7 +226,7 @@ class _Coder:
 
     def trial(self, model: OctavesModel, networks: Networks) -> tuple[float, float]:
         """Bytes of all chunks of the slide, and its squared error, as the sample has it with these networks."""
-        return self.sample().measure(self, coder_of(self.task, model, networks), 0)
+        return self.sample().measure(self, coder_of(self.task, model, networks), None)
 
     def probe(self, step: int) -> Measured:
         """What a step gives, by a sample of the units."""

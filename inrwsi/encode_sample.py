@@ -72,16 +72,16 @@ class Sample:
                 strata.append(Stratum(chosen, own / sum(coded[ij] for ij in chosen)))
         return cls(tuple(strata))
 
-    def measure(self, slide: Slide, coder: ChunkCoder, number: int) -> tuple[float, float]:
+    def measure(self, slide: Slide, coder: ChunkCoder, number: int | None) -> tuple[float, float]:
         """Bytes of all chunks of the slide, and its squared error, as the sample has it with a coder.
 
         Args:
-            number: of the steps that were measured before, for the progress.
+            number: of the steps that were measured before, for the progress; None where it is not to be told.
         """
         units = [ij for stratum in self.strata for ij in stratum.units]
         total_bytes, parents = self._above(slide, coder, units)
         own_mpx = sum(map(slide.unit_mpx, units))
-        done = number * own_mpx
+        done = (number or 0) * own_mpx
 
         def work(ij: Ij) -> tuple[int, int]:
             coded = encode_unit(coder, slide.plan, slide.blanks, ij, slide.pixels(ij), parents[ij])
@@ -91,7 +91,8 @@ class Sample:
         for ij, one in slide.workers.run(work, units, most=slide.most_units):
             found[ij] = one
             done += slide.unit_mpx(ij)
-            slide.report(Progress("search", min(done, PROBES * own_mpx), PROBES * own_mpx, "Mpx"))
+            if number is not None:
+                slide.report(Progress("search", min(done, PROBES * own_mpx), PROBES * own_mpx, "Mpx"))
         sse = float(slide.blanks.sse)
         for stratum in self.strata:
             total_bytes += stratum.weight * sum(found[ij][0] for ij in stratum.units)

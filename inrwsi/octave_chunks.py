@@ -17,6 +17,9 @@ from inrwsi.fields.octaves_model import COARSEST_PX, FEATURES, STEP_UNIT, Decode
 from inrwsi.fields.wavelet import forward97
 from inrwsi.fit.deltas import apply_deltas
 
+# Bits of colour against those of brightness, when a symbol is chosen. On two slides that the prior had not seen: 2 %
+# fewer bits at equal MS-SSIM (of luma), and none more at equal RGB PSNR.
+CHROMA_PATIENCE = 1.75
 ROOT_UNIT = 16  # of the octave that is stored plainly: a quarter of a grey level
 MOST_SYMBOL = 2**20  # whose coefficient, in sixteenths of a unit, 32 bits hold
 PAD_TO = 4  # pixels: sites in two rows and two columns, so that every colour of the checkerboard is there
@@ -65,7 +68,7 @@ class ChunkCoder:
         self._matrix = np.array(model.matrix, np.int64).reshape(3, 3)
         self._mean = np.array(model.mean, np.int64)
         self._analyses = [_analysis(t, device) for t in analysis or prior.analysis] if encoder else []
-        self._thresholds = thresholds(prior.tables)
+        self._thresholds = (thresholds(prior.tables), thresholds(prior.tables, CHROMA_PATIENCE))
 
     def _net(self, octave: int) -> IntegerNet:
         with self._lock:
@@ -147,7 +150,7 @@ class ChunkCoder:
         said: list[tuple[np.ndarray, np.ndarray]] = []
 
         def choose(number: int, means: np.ndarray, scales: np.ndarray) -> np.ndarray:
-            symbols = _choose(units, number, means, scales, self._thresholds)
+            symbols = _choose(units, number, means, scales, self._thresholds[int(PASSES[number][0] > 0)])
             said.append((symbols, scales))
             self.said(symbols, scales)
             return symbols
@@ -182,16 +185,16 @@ def _choose(units: np.ndarray, number: int, means: np.ndarray, scales: np.ndarra
     return sites.choose(np.ascontiguousarray(own).reshape(-1), means, scales, limits)
 
 
-def thresholds(tables: FrequencyTables) -> np.ndarray:
+def thresholds(tables: FrequencyTables, patience: float = 1.0) -> np.ndarray:
     """(scales, 2) float32: how far past 0, and past a larger whole number, the next symbol begins to pay.
 
-    The symbol that minimises squared error (in quantiser units) and bits, weighed as in training.
+    The symbol that minimises squared error (in quantiser units) and `patience` times the bits, weighed as in training.
     """
     bits = tables.bits()[1:]  # row 0 has one symbol, and nothing to choose
     zero = tables.limit
     one = (bits[:, zero + 1] + bits[:, zero - 1]) / 2
     two = (bits[:, zero + 2] + bits[:, zero - 2]) / 2
-    weight = 3 * octaves.RATE_WEIGHT / 2
+    weight = patience * 3 * octaves.RATE_WEIGHT / 2
     gaps = np.pad(np.stack((one - bits[:, zero], two - one), 1), ((1, 0), (0, 0)))
     return (0.5 + weight * np.clip(gaps, 0, 30)).astype(np.float32)
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import io
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ctypes import ArgumentError
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
+from itertools import pairwise
+from typing import Any, SupportsIndex
 
 import numpy as np
 import openslide
 from PIL import Image
 
+from inrwsi.config import ConfigError
 from inrwsi.errors import Cause, CorruptFile, UsageError
 from inrwsi.formats.container import Container
-from inrwsi.formats.header import Header
-from inrwsi.geometry import octave_wh
+from inrwsi.formats.header import Header, SlideInfo
+from inrwsi.geometry import check_output_wh, octave_wh
 
 COARSEST_LEVEL_PX = 256
 DEFAULT_TILE_PX = 256
@@ -68,6 +72,23 @@ def octave_levels(l0_wh: tuple[int, int]) -> tuple[Level, ...]:
     return tuple(levels)
 
 
+def with_scale(header: Header, mpp_um: float | Sequence[float] | None, objective_power: float | None) -> Header:
+    """The header with what the caller says of the slide's scale."""
+    changes: dict[str, Any] = {}
+    if mpp_um is not None:
+        both = tuple(map(float, mpp_um)) if isinstance(mpp_um, Sequence) else (float(mpp_um),) * 2
+        if len(both) != 2:
+            raise UsageError(f"mpp_um is {mpp_um}; give micrometres a pixel: 0.25, or two for x and y")
+        changes |= {"mpp_um": both, "mpp_source": "user"}
+    if objective_power is not None:
+        changes |= {"objective_power": float(objective_power), "objective_source": "user"}
+    try:
+        slide: SlideInfo = replace(header.slide, **changes)
+    except ConfigError as error:
+        raise UsageError(str(error)) from None
+    return replace(header, slide=slide)
+
+
 def choose_levels(header: Header, levels: str | Sequence[float], name: str) -> tuple[Level, ...]:
     """The levels that a caller asked for: `octaves`, `source`, or downsamples, the first of which is 1.
 
@@ -87,7 +108,7 @@ def choose_levels(header: Header, levels: str | Sequence[float], name: str) -> t
         given = [float(v) for v in levels] if not isinstance(levels, str) else []
     except (TypeError, ValueError):
         given = []
-    ascending = all(a < b < math.inf for a, b in zip(given, given[1:], strict=False))
+    ascending = all(a < b < math.inf for a, b in pairwise(given))
     if not given or given[0] != 1 or not ascending:
         raise UsageError(f"levels is {levels!r}; it should be 'octaves', 'source', or downsamples such as (1, 4, 16)")
     whole = [int(v) if v.is_integer() else v for v in given]
@@ -116,7 +137,6 @@ class Properties(Mapping[str, str]):
 
     def __init__(self, values: dict[str, str], quickhash: Callable[[], str]) -> None:
         self._values, self._quickhash = values, quickhash
-        self._values.setdefault(openslide.PROPERTY_NAME_QUICKHASH1, "")
 
     def __getitem__(self, key: str) -> str:
         if key == openslide.PROPERTY_NAME_QUICKHASH1 and not self._values[key]:
@@ -134,7 +154,7 @@ class Properties(Mapping[str, str]):
 
 
 def property_values(header: Header, levels: Sequence[Level], icc_bytes: int) -> dict[str, str]:
-    """All properties but the hash: what is stored of the source's, then what OpenSlide says of every slide.
+    """All properties, the hash still empty: what is stored of the source's, and what OpenSlide says of every slide.
 
     `openslide.vendor` is this format; what it was of the source is `inrwsi.source-vendor`.
     """
@@ -145,6 +165,7 @@ def property_values(header: Header, levels: Sequence[Level], icc_bytes: int) -> 
     own = {openslide.PROPERTY_NAME_VENDOR: "inrwsi", "openslide.level-count": str(len(levels))}
     background = slide.background * 3 if slide.channels == 1 else slide.background
     own[openslide.PROPERTY_NAME_BACKGROUND_COLOR] = bytes(background).hex().upper()
+    own[openslide.PROPERTY_NAME_QUICKHASH1] = ""
     facts = {
         openslide.PROPERTY_NAME_MPP_X: slide.mpp_um and slide.mpp_um[0],
         openslide.PROPERTY_NAME_MPP_Y: slide.mpp_um and slide.mpp_um[1],
@@ -198,7 +219,12 @@ class AssociatedImages(Mapping[str, Image.Image]):
 
 
 def whole_and_part(l0: int, downsample: int | float) -> tuple[int, float]:
-    """A position in level-0 pixels as a whole one of a level and what is left, from 0 to below 1."""
+    """A position in level-0 pixels as a whole one of a level and what is left, from 0 to below 1.
+
+    Before the slide nothing is left: OpenSlide takes positions there as whole ones, the nearer to the slide.
+    """
+    if l0 < 0:
+        return -(-l0 // downsample if isinstance(downsample, int) else math.floor(-l0 / downsample + SLACK)), 0.0
     if isinstance(downsample, int):
         whole, rest = divmod(l0, downsample)
         return whole, rest / downsample
@@ -247,3 +273,33 @@ def over(rgba: np.ndarray, background: tuple[int, ...]) -> np.ndarray:
         return np.ascontiguousarray(rgba[..., :3])
     colour = np.array(background, np.int32)
     return ((rgba[..., :3] * alpha + colour * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def l0_side(count: int, step: float) -> int:
+    """The fewest whole level-0 pixels that make at least `count` pixels of `step` each."""
+    side = max(1, round(count * step))
+    return side if max(1, round(side / step)) >= count else side + 1
+
+
+def index_of(value: SupportsIndex) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise BadArgument(f"{value!r} is given for a whole number") from None
+
+
+def size_of(size: tuple[int, int]) -> tuple[int, int]:
+    wh = (index_of(size[0]), index_of(size[1]))
+    if min(wh) < 0:
+        raise BadRegion(f"negative width ({wh[0]}) or negative height ({wh[1]}) not allowed")
+    if min(wh) > 0:
+        check_output_wh(wh)
+    return wh
+
+
+def numbers_of(l0_xy: tuple[float, float]) -> tuple[float, float]:
+    x, y = l0_xy
+    for value in (x, y):
+        if not (isinstance(value, (int, float, np.number)) and math.isfinite(value)):
+            raise BadArgument(f"l0_xy is {l0_xy!r}; it should be two numbers of level-0 pixels")
+    return (x if isinstance(x, int) else float(x), y if isinstance(y, int) else float(y))

@@ -18,6 +18,7 @@ from inrwsi.fit.deltas import Net
 from inrwsi.fit.quantise import integer_net, net_units, real_net
 from inrwsi.fit.slide import Fitted, SlideFit, floats_of
 from inrwsi.sample import sample_region
+from tests.test_octave_chunks import PRIORS, released
 from tests.test_quantise import crop, trained
 
 
@@ -52,7 +53,7 @@ def fit_of(steps: int = 4, which: tuple[int, ...] = (0, 1, 2), seed: int = 3, ti
 def ran(fit: SlideFit, steps: int | None = None) -> SlideFit:
     """After so many more steps, or all that are left."""
     for done, (seen_px, loss) in enumerate(fit.run(), 1):
-        assert seen_px == fit.step_number * 64 * 64
+        assert seen_px == fit.step_number * slide.BATCH * 64 * 64
         assert np.isfinite(loss)
         if done == steps:
             break
@@ -73,11 +74,13 @@ def same_fit(a: Fitted, b: Fitted) -> bool:
 # Where it begins
 
 
+@pytest.mark.parametrize("which", PRIORS)
 @pytest.mark.parametrize("number", range(NETS))
-def test_floats_of_a_prior_give_its_integers_back(number: int) -> None:
-    model, net = floats_of(prior()), prior().nets[number]
+def test_floats_of_a_prior_give_its_integers_back(which: str, number: int) -> None:
+    own = released() if which == "released" else prior()
+    model, net = floats_of(own), own.nets[number]
     shifts = {k.removesuffix(".shift"): v for k, v in net.items() if k.endswith(".shift")}
-    found = integer_net(real_net(model.nets[number], model.analyses[number]), net_units(prior().units, number), shifts)
+    found = integer_net(real_net(model.nets[number], model.analyses[number]), net_units(own.units, number), shifts)
     assert found.keys() == net.keys()
     for name in net.keys() - {"inverse_factor"}:
         assert np.array_equal(found[name], net[name]), name
@@ -125,6 +128,21 @@ def test_a_fit_that_was_stopped_gives_the_same_bits(stop: int) -> None:
     again.restore(state, number)
     assert same_fit(ran(again).fitted(), whole)
     assert not any(same(whole.nets[:3], prior().nets[:3]))
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_the_number_of_threads_changes_no_bit(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slide, "BATCH", 3)
+    weights = []
+    before = torch.get_num_threads()
+    try:
+        for count in (1, threads):
+            torch.set_num_threads(count)
+            weights.append(ran(fit_of()).state())
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(before)
+    assert all(np.array_equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 def test_a_finished_fit_takes_no_step() -> None:

@@ -235,6 +235,11 @@ class OctaveOut:
     coefficients: Tensor
 
 
+def _noise(x: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Uniform from -1/2 to 1/2, of the shape of x; from the global generator where there is none."""
+    return torch.rand(x.shape, dtype=x.dtype, device=x.device, generator=generator) - 0.5
+
+
 class Octaves(nn.Module):
     """All the networks: what a prior holds."""
 
@@ -245,7 +250,14 @@ class Octaves(nn.Module):
         self.analyses = nn.ModuleList(Analysis(config) for _ in range(config.nets))
 
     def code(
-        self, octave: int, target: tuple[Tensor, Tensor], below: Tensor, features: Tensor, step: Tensor, hard: bool
+        self,
+        octave: int,
+        target: tuple[Tensor, Tensor],
+        below: Tensor,
+        features: Tensor,
+        step: Tensor,
+        hard: bool,
+        noise: torch.Generator | None = None,
     ) -> OctaveOut:
         """Code one octave: `target` is what `forward97` gave of its pixels. With `hard` the rate is of the symbols."""
         net, analysis = self.nets[self.config.net_of(octave)], self.analyses[self.config.net_of(octave)]
@@ -254,12 +266,14 @@ class Octaves(nn.Module):
         factor = torch.exp(analysis.log_factor).view(1, BANDS, 1, 1)
         units = units * factor
         trunk = net.trunk(below, features, own)
-        coded, bits = self._passes(net, trunk, units, hard)
+        coded, bits = self._passes(net, trunk, units, hard, noise)
         coded = coded / factor
         pixels, up = net.synthesise(trunk, below, coded, own)
         return OctaveOut(pixels, up, bits, coded)
 
-    def _passes(self, net: OctaveNet, trunk: Tensor, units: Tensor, hard: bool) -> tuple[Tensor, Tensor]:
+    def _passes(
+        self, net: OctaveNet, trunk: Tensor, units: Tensor, hard: bool, noise: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
         at: dict[Sites, Tensor] = {black: black(trunk), white: white(trunk)}
         luma, chroma = units[:, LUMA], units[:, CHROMA]
         heads = net.heads
@@ -271,7 +285,7 @@ class Octaves(nn.Module):
             with torch.no_grad():
                 jump = choose(x, scale) - x
             y = x + jump
-            cost = logistic_bits(y if hard else x + torch.rand_like(x) - 0.5, scale)
+            cost = logistic_bits(y if hard else x + _noise(x, noise), scale)
             pair = cost.sum((1, 2, 3)).view(2, -1)
             bits.append(pair[0] + pair[1])
             return y + mean
@@ -291,13 +305,15 @@ class Octaves(nn.Module):
         return torch.cat((lumas, merge(chroma_black, chroma_white)), 1), torch.stack(bits).sum(0)
 
     def forward(
-        self, x: Tensor, step: Tensor, octaves: int, hard: bool
+        self, x: Tensor, step: Tensor, octaves: int, hard: bool, noise: torch.Generator | None = None
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Code a picture of `octaves` octaves.
 
         Args:
             x: (B, 3, H, W) in colour components, grey levels; sides divisible by 2^octaves.
             step: (B, 1, 1, 1) in grey levels.
+            hard: the rate is that of the symbols, not of noise about them.
+            noise: what the noise is drawn from.
 
         Returns:
             For each octave from the finest: decoded pixels, the true ones, and bits (B,).
@@ -308,11 +324,11 @@ class Octaves(nn.Module):
             truth.append(low)
             details.append(high)
         below = truth[-1]
-        below = below + (torch.rand_like(below) - 0.5) * octave_step(step, octaves)
+        below = below + _noise(below, noise) * octave_step(step, octaves)
         features = x.new_zeros(x.shape[0], self.config.features, *below.shape[2:])
         decoded, bits = [], []
         for octave in reversed(range(octaves)):
-            out = self.code(octave, (truth[octave + 1], details[octave]), below, features, step, hard)
+            out = self.code(octave, (truth[octave + 1], details[octave]), below, features, step, hard, noise)
             below, features = out.pixels, out.features
             decoded.append(out.pixels)
             bits.append(out.bits)

@@ -15,6 +15,7 @@ from inrwsi.fields.octaves import RATE_WEIGHT, Octaves, OctavesConfig
 from inrwsi.fields.octaves_integer import FACTOR_UNIT, NETS, layer_shapes
 from inrwsi.fields.octaves_prior import Prior
 from inrwsi.fit.deltas import Net
+from inrwsi.fit.percrop import PerCrop, Work
 from inrwsi.fit.quantise import Units, integer_net, net_units, real_net
 
 OCTAVES = 5
@@ -132,12 +133,21 @@ class SlideFit:
 
     def run(self) -> Iterator[tuple[float, float]]:
         """Take the steps; yields pixels seen so far and the loss (bits a pixel, with the error in the same coin)."""
+        gradients = PerCrop(self._device)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # what is not a crop's is little, and must not depend on the number of threads
+        try:
+            yield from self._steps(gradients)
+        finally:
+            torch.set_num_threads(threads)
+            gradients.close()
+
+    def _steps(self, gradients: PerCrop) -> Iterator[tuple[float, float]]:
         while self.step_number < self.steps:
             rng = np.random.default_rng((self._seed, self.step_number))
             x = self._batch(rng)
             spread = np.exp(rng.uniform(-STEP_SPREAD, STEP_SPREAD, BATCH)) * self._step
             step = torch.tensor(spread, dtype=torch.float32, device=self._device).view(-1, 1, 1, 1)
-            torch.manual_seed(self._seed * 1_000_003 + self.step_number)
             done = self.step_number / self.steps
             for group in self._optimiser.param_groups:
                 warm = min(1.0, (self.step_number + 1) / 20)
@@ -145,20 +155,29 @@ class SlideFit:
             hard = done >= HARD_FROM
             if hard:
                 self.model.analyses.requires_grad_(False)
-            with torch.autocast(self._device.type, torch.bfloat16):
-                decoded, truth, bits = self.model(x, step, OCTAVES, hard=hard)
-            error = ((decoded[0] - truth[0]) ** 2).mean((1, 2, 3)) / step.view(-1) ** 2
-            bpp = torch.stack(bits).sum(0) / CROP_PX**2
-            loss = (error / RATE_WEIGHT + bpp).mean()
-            self._optimiser.zero_grad(set_to_none=True)
-            (loss + self._bits_of_weights() / self._tissue_px).backward()
-            nn.utils.clip_grad_norm_(self.model.parameters(), 3.0)
+            found = gradients.gradients(self._trained.values(), self._crop_loss(x, step, hard), self._seeds())
+            (self._bits_of_weights() / self._tissue_px).backward()  # adds to what is there
+            nn.utils.clip_grad_norm_(self._trained.values(), 3.0)
             self._optimiser.step()
             with torch.no_grad():  # what an int8 cannot hold must not be learnt
                 for weight, _, worth in self._bases:
                     weight.copy_(torch.maximum(torch.minimum(weight, 127 * worth), -127 * worth))
             self.step_number += 1
-            yield self.step_number * BATCH * CROP_PX**2, loss.item()
+            yield self.step_number * BATCH * CROP_PX**2, float(np.mean(found))
+
+    def _seeds(self) -> list[int]:
+        """Of each crop's noise."""
+        first = (self._seed * 1_000_003 + self.step_number) * BATCH
+        return list(range(first, first + BATCH))
+
+    def _crop_loss(self, x: Tensor, step: Tensor, hard: bool) -> Work:
+        def loss_of(n: int, noise: torch.Generator) -> tuple[Tensor, tuple[float, ...]]:
+            decoded, truth, bits = self.model(x[n : n + 1], step[n : n + 1], OCTAVES, hard, noise)
+            error = ((decoded[0] - truth[0]) ** 2).mean() / step[n, 0, 0, 0] ** 2
+            loss = error / RATE_WEIGHT + torch.stack(bits).sum() / CROP_PX**2
+            return loss, (loss.item(),)
+
+        return loss_of
 
     def state(self) -> dict[str, np.ndarray]:
         """What going on needs, beside the number of steps taken."""
