@@ -169,23 +169,22 @@ class Decoder:
         """Output columns `out_x` and rows `out_y`, as (rows, columns, channels) uint8."""
         slide = self.header.slide
         sampling = self._model.sampling(min(step_xy))
-        samples_wh = sampling.samples_wh(slide.l0_wh)
         # From here on all is in samples.
-        start = (l0_xy[0] * sampling.a_px, l0_xy[1] * sampling.a_px)
+        start = (l0_xy[0] * sampling.a_px + sampling.begins, l0_xy[1] * sampling.a_px + sampling.begins)
         step = (step_xy[0] * sampling.a_px, step_xy[1] * sampling.a_px)
         enlarged = sampling == NATIVE and min(step) < 1 - STEP_TOLERANCE
         reach = CUBIC_REACH if enlarged else 0
-        low = [int(np.floor(start[a] + (out_x, out_y)[a][0] * step[a])) - reach for a in (0, 1)]
-        high = [int(np.ceil(start[a] + (out_x, out_y)[a][1] * step[a])) + reach for a in (0, 1)]
-        asked = Rect(low[0], low[1], high[0] - low[0], high[1] - low[1])
-        rect = asked.intersect(Rect(0, 0, *samples_wh))
+        low = [start[a] + (out_x, out_y)[a][0] * step[a] - reach for a in (0, 1)]
+        high = [start[a] + (out_x, out_y)[a][1] * step[a] + reach for a in (0, 1)]
+        rect = _samples_between(low, high, sampling, slide.l0_wh)
         background = np.array(slide.background)
         if step == (1.0, 1.0) and start[0].is_integer() and start[1].is_integer():
+            asked = Rect(int(low[0]), int(low[1]), int(high[0] - low[0]), int(high[1] - low[1]))
             return self._copy(asked, rect, sampling, background)
         total = (
-            CubicSum(out_x, out_y, start, step, slide.channels, samples_wh)
+            CubicSum(out_x, out_y, start, step, slide.channels, sampling.samples_wh(slide.l0_wh))
             if enlarged
-            else AreaSum(out_x, out_y, start, step, slide.channels, sampling.covered_wh(slide.l0_wh))
+            else AreaSum(out_x, out_y, start, step, slide.channels, sampling.begins, sampling.ends(slide.l0_wh))
         )
         for block, samples in self._blocks(rect, sampling):
             total.add((block.x, block.y), (block.w, block.h), samples)
@@ -214,3 +213,18 @@ class Decoder:
                     self.damaged.append(content)
                 content = self.header.slide.background
             yield block, np.asarray(content)
+
+
+def _samples_between(low: list[float], high: list[float], sampling: Sampling, l0_wh: tuple[int, int]) -> Rect:
+    """Those of the slide's samples that lie between two corners, given in samples, in part or as a whole.
+
+    The last sample goes to where the slide ends, which may be beyond its own end.
+    """
+    samples_wh, ends = sampling.samples_wh(l0_wh), sampling.ends(l0_wh)
+    first, count = [0, 0], [0, 0]
+    for a in (0, 1):
+        begin, end = max(low[a], sampling.begins), min(high[a], ends[a])
+        if begin < end:
+            first[a] = min(int(np.floor(begin)), samples_wh[a] - 1)
+            count[a] = min(int(np.ceil(end)), samples_wh[a]) - first[a]
+    return Rect(first[0], first[1], count[0], count[1])

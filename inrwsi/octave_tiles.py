@@ -78,9 +78,13 @@ class OctaveTiles:
         return model
 
     def sampling(self, step: float) -> Sampling:
-        """Samples for an output pixel of `step` level-0 pixels: the coarsest octave whose pixels are no larger."""
+        """Samples for an output pixel of `step` level-0 pixels: the coarsest octave whose pixels are smaller.
+
+        Smaller, not as large: a mean over two samples is a better pixel than the wavelet's, which lies elsewhere.
+        `STEP_TOLERANCE` keeps a step that was computed, such as 600 / 300, from being taken for a larger one.
+        """
         octave = 0
-        while octave < self._coarsest and 2.0 ** (octave + 1) <= step * (1 + STEP_TOLERANCE):
+        while octave < self._coarsest and 2.0 ** (octave + 1) * (1 + STEP_TOLERANCE) < step:
             octave += 1
         return Sampling(octave=octave)
 
@@ -100,7 +104,7 @@ class OctaveTiles:
         if workers == 1 or len(chunks) == 1:
             outcomes = ((ij, _outcome(partial(self._show, octave, ij))) for ij in chunks)
         else:
-            outcomes = self._in_parallel(octave, chunks, _pool(workers, os.getpid()), max(AHEAD, 2 * workers))
+            outcomes = self._in_parallel(octave, chunks, thread_pool(workers, os.getpid()), max(AHEAD, 2 * workers))
         for ij, content in outcomes:
             yield self._rect(octave, ij), content
 
@@ -192,7 +196,7 @@ def _outcome(get: Callable[[], np.ndarray | Colour]) -> np.ndarray | Colour | Co
 
 
 @lru_cache(maxsize=2)
-def _pool(workers: int, process: int) -> ThreadPoolExecutor:
+def thread_pool(workers: int, process: int) -> ThreadPoolExecutor:
     """Threads for all slides of this process; a child process must not wait for threads that only its parent has."""
     return ThreadPoolExecutor(workers, "inrwsi-decode", initializer=_use_one_torch_thread)
 

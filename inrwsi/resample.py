@@ -15,7 +15,7 @@ SHARE = 4096
 PHASES = 4096
 CUBIC_UNIT = 16384
 CUBIC_REACH = 2  # samples beyond those that output pixels lie in, along each axis
-LEAST_COVER = 1 / 64
+SLACK = 1e-6  # of a source that is one sample wide: what covers less of it does not cover it
 MOST_ROWS = 1024  # of a block, taken together: 32 bits hold their sum at 255 times 4096 each
 
 
@@ -40,30 +40,42 @@ class Sampling:
         """Samples a level-0 pixel, along each axis."""
         return self.finer / 2**self.octave
 
+    @property
+    def begins(self) -> float:
+        """Where the slide begins, in samples, within the first one.
+
+        The low-pass of the 9/7 wavelet lies on the even samples (ISO/IEC 15444-1, Annex F): sample i of octave k is the
+        slide about the centre of level-0 pixel 2^k i, not about the middle of the 2^k pixels from there on.
+        """
+        return 0.5 - 0.5 / 2**self.octave
+
     def samples_wh(self, l0_wh: tuple[int, int]) -> tuple[int, int]:
         """Samples of a slide: the last of an octave may reach beyond the slide's edge."""
         return (-(-l0_wh[0] * self.finer >> self.octave), -(-l0_wh[1] * self.finer >> self.octave))
 
-    def covered_wh(self, l0_wh: tuple[int, int]) -> tuple[float, float]:
-        """Where the slide ends, in samples: within the last one, of which it covers `LEAST_COVER` or more.
-
-        A sample that hardly any of the slide lies under must not be lost, as a slide may have no other.
-        """
-        n = self.samples_wh(l0_wh)
-        w, h = (max(l0_wh[a] * self.a_px, n[a] - 1 + LEAST_COVER) for a in (0, 1))
-        return (w, h)
+    def ends(self, l0_wh: tuple[int, int]) -> tuple[float, float]:
+        """Where the slide ends, in samples: up to half a sample before the end of the last one, or beyond it."""
+        return (l0_wh[0] * self.a_px + self.begins, l0_wh[1] * self.a_px + self.begins)
 
 
 def axis_shares(
-    start: float, step: float, out: tuple[int, int], source: tuple[int, int], covered: float = np.inf
+    start: float,
+    step: float,
+    out: tuple[int, int],
+    source: tuple[int, int],
+    begins: float = 0.0,
+    ends: float = np.inf,
 ) -> tuple[int, np.ndarray]:
     """How much of each source sample of a block lies under each output pixel, along one axis.
+
+    The first sample goes from where the source begins, the last, number ceil(ends - begins) - 1, to where it ends. Of
+    a source of one sample any part that counts at all counts as much: the slide may be much thinner than the sample.
 
     Args:
         start, step: output pixel j covers [start + j * step, start + (j + 1) * step), in source samples.
         out: first and past-the-last output pixel to consider.
         source: first and past-the-last source sample of the block.
-        covered: where the source ends; what lies beyond has no share.
+        begins, ends: of the source; what lies beyond has no share.
 
     Returns:
         The first output pixel that the block touches, and (touched, block length) fp64 shares, whole 4096ths in
@@ -75,9 +87,15 @@ def axis_shares(
         return out[0], np.zeros((0, source[1] - source[0]))
     edges = start + np.arange(low, high + 1) * step
     samples = np.arange(source[0], source[1], dtype=np.float64)
-    begin = np.maximum(edges[:-1, None], samples[None, :])
-    end = np.minimum(edges[1:, None], np.minimum(samples + 1, covered)[None, :])
-    shares = np.rint(np.maximum(end - begin, 0.0) * SHARE)
+    count = np.ceil(ends - begins)
+    begin = np.maximum(edges[:-1, None], np.maximum(samples, begins)[None, :])
+    end = np.minimum(edges[1:, None], np.where(samples < count - 1, samples + 1, ends)[None, :])
+    common = end - begin
+    shares = (
+        np.rint(np.maximum(common, 0.0) * SHARE)
+        if count > 1
+        else np.where(common > SLACK * (ends - begins), SHARE, 0.0)
+    )
     return _touched(low, shares, out)
 
 
@@ -161,7 +179,7 @@ class AreaSum:
         out_x, out_y: first and past-the-last output column and row.
         start_xy, step: output pixel (i, j) covers `start + (i, j) * step` to one step on, in source samples.
         channels: of the source.
-        covered_wh: where the source ends, in samples from the first; what lies beyond counts as no part of it.
+        begins, ends: where the source begins, along both axes, and ends, as for `axis_shares`.
     """
 
     def __init__(
@@ -171,9 +189,10 @@ class AreaSum:
         start_xy: tuple[float, float],
         step: float | tuple[float, float],
         channels: int,
-        covered_wh: tuple[float, float] = (np.inf, np.inf),
+        begins: float = 0.0,
+        ends: tuple[float, float] = (np.inf, np.inf),
     ) -> None:
-        self._out, self._start, self._covered = (out_x, out_y), start_xy, covered_wh
+        self._out, self._start, self._begins, self._ends = (out_x, out_y), start_xy, begins, ends
         self._step = step if isinstance(step, tuple) else (step, step)
         shape = (out_y[1] - out_y[0], out_x[1] - out_x[0])
         self._sum = np.zeros((*shape, channels), np.int64)
@@ -182,7 +201,8 @@ class AreaSum:
 
     def _axis(self, axis: int, source: tuple[int, int]) -> tuple[int, np.ndarray]:
         """First output pixel that a block's samples count in along an axis (0 is x), and their weights."""
-        return axis_shares(self._start[axis], self._step[axis], self._out[axis], source, self._covered[axis])
+        ends = self._ends[axis]
+        return axis_shares(self._start[axis], self._step[axis], self._out[axis], source, self._begins, ends)
 
     def _weights(self, axis: int, first: int, count: int) -> AxisWeights:
         """The same for `count` samples from `first`, kept: blocks lie in rows and columns."""

@@ -85,8 +85,9 @@ class CinrSlide(openslide.AbstractSlide):
 
     Thread safe. A fork, and whoever it is pickled for, opens the file anew when it first reads.
 
-    The levels of model `octaves` are those of a wavelet, as in JPEG 2000: level k shows what it shows (2^k - 1) / 2
-    level-0 pixels, under half a pixel of its own, further to the right and down than means of 2^k pixels would.
+    A pixel of a level stands for the `downsample` x `downsample` level-0 pixels that it covers, as in a TIFF pyramid.
+    In model `octaves`, level k from 1 on is made of octave k - 1 of a wavelet: of means over two of its samples, taken
+    where those lie. It is sharper than means of level-0 pixels are, and lies over them.
 
     Args:
         file: path, URL, or seekable binary file object (which stays the caller's to close).
@@ -207,7 +208,7 @@ class CinrSlide(openslide.AbstractSlide):
             raise TypeError("Not a cache object")
 
     def get_thumbnail(self, size: tuple[int, int]) -> Image.Image:
-        """An RGB picture of the slide, at most `size`; it costs at most four times its pixels, whatever the levels."""
+        """An RGB picture of the slide, at most `size`; it is made of a level of at most four times its pixels."""
         self._file.check_open()
         downsample = max(side / most for side, most in zip(self.dimensions, size, strict=True))
         level = self._octaves[best_level(self._octaves, downsample)]
@@ -221,8 +222,8 @@ class CinrSlide(openslide.AbstractSlide):
     ) -> Any:
         """A region of a level, as OpenSlide gives it.
 
-        Where the location is a multiple of the level's downsample, the pixels are the level's own, the same bits
-        however the region is cut; elsewhere they are means of the up to four that they lie over.
+        Where the location is a multiple of the level's downsample, the pixels are those of the level, the same
+        bits however the region is cut; elsewhere they are means of the up to four that they lie over.
 
         Args:
             location: (x, y) of the top left corner, in level-0 pixels; may lie outside the slide.

@@ -142,12 +142,12 @@ class SlideFile:
         """
         import torch
 
-        from inrwsi.octave_tiles import _pool
+        from inrwsi.octave_tiles import thread_pool
 
         threads = torch.get_num_threads()
         if threads == 1 or (len(jobs) < 2 and not _forked):
             return [job() for job in jobs]
-        return list(_pool(threads, os.getpid()).map(lambda job: job(), jobs))
+        return list(thread_pool(threads, os.getpid()).map(lambda job: job(), jobs))
 
 
 def _where(file: Any) -> str | None:

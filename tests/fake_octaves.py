@@ -134,3 +134,31 @@ def fake_file(
             octaves.insert(0, (pixels >> 6).astype(np.uint8).transpose(1, 2, 0)[..., :channels])
         writer.finish()
     return FakeFile(path, wh, tuple(octaves), payloads)
+
+
+def overlaps(start_px: float, step_px: float, count: int, octave: int, side_px: int) -> np.ndarray:
+    """(count, samples): the level-0 pixels that output pixels have in common with samples of an octave, in px.
+
+    Sample i is centred on the centre of pixel 2^octave i; the first and the last go to the slide's edges.
+    """
+    low = start_px + np.arange(count)[:, None] * step_px
+    edges = (np.arange(-(-side_px >> octave) + 1) - 0.5) * 2**octave + 0.5
+    edges[0], edges[-1] = 0, side_px
+    return np.clip(np.minimum(low + step_px, edges[1:]) - np.maximum(low, edges[:-1]), 0, None)
+
+
+def area_means(
+    file: FakeFile, octave: int, start_px: tuple[float, float], step_px: tuple[float, float], wh: tuple[int, int]
+) -> np.ndarray:
+    """(h, w, channels) float64 means of an octave's samples, the background where nothing of the slide lies under."""
+    image = file.octaves[octave].astype(np.float64)
+    x, y = (overlaps(start_px[a], step_px[a], wh[a], octave, file.wh[a]) for a in (0, 1))
+    area = y.sum(1)[:, None] * x.sum(1)[None]
+    means = weigh(image, y, x) / np.where(area > 0, area, np.inf)[:, :, None]
+    means[area == 0] = BACKGROUND[: image.shape[2]]
+    return means
+
+
+def weigh(image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """(h, w, C) samples to (y, x, C) sums, weighed by (y, h) and (x, w)."""
+    return np.tensordot(np.tensordot(rows, image, 1), columns, (1, 1)).transpose(0, 2, 1)

@@ -26,7 +26,7 @@ LAYERS = (
         *("inrwsi.encode", "inrwsi.encode_common", "inrwsi.encode_cinr", "inrwsi.encode_octaves"),
         *("inrwsi.encode_fit", "inrwsi.encode_sample", "inrwsi.encode_units", "inrwsi.rate_control", "inrwsi.decode"),
     ),
-    ("inrwsi.slide",),
+    ("inrwsi.slide", "inrwsi.slide_file", "inrwsi.slide_parts"),
     ("inrwsi.bridges", "inrwsi.serve"),
     ("inrwsi.cli", "benchmarks", "inrwsi.benchmarks"),
 )

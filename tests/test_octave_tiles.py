@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -18,10 +19,10 @@ from inrwsi.errors import Cause, CorruptFile
 from inrwsi.formats.container import Container
 from inrwsi.formats.header import GridInfo, Header
 from inrwsi.formats.writer import ContainerWriter
-from inrwsi.geometry import Rect
+from inrwsi.geometry import Rect, octave_wh
 from inrwsi.octave_tiles import OctaveTiles, _use_one_torch_thread
 from inrwsi.resample import Sampling
-from tests.fake_octaves import BACKGROUND, GLASS, MODEL, FakeCoder, FakeFile, fake_file, header
+from tests.fake_octaves import BACKGROUND, GLASS, MODEL, FakeCoder, FakeFile, area_means, fake_file, header, weigh
 
 WH = (1101, 699)  # 5 x 3, 3 x 2, 2 x 1 chunks, then one an octave; no side that halves evenly throughout
 CPU = torch.device("cpu")
@@ -47,21 +48,29 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> FakeFile:
     return fake_file(tmp_path_factory.mktemp("octaves") / "noise.cinr", WH)
 
 
-def overlaps(start: float, step: float, count: int, samples: int, end: float) -> np.ndarray:
-    """(count, samples): the length that output pixels have in common with samples, of which the last ends at `end`."""
-    low = start + np.arange(count)[:, None] * step
-    at = np.arange(samples)[None, :]
-    return np.clip(np.minimum(low + step, np.minimum(at + 1, end)) - np.maximum(low, at), 0, None)
+def plain(tiles: OctaveTiles, octave: int, rect: Rect) -> np.ndarray:
+    """The pixels of an octave as they are, (h, w, channels) uint8; where a chunk is damaged, the background."""
+    slide = tiles._slide
+    out = np.full((rect.h, rect.w, slide.channels), 7, np.uint8)
+    seen = np.zeros((rect.h, rect.w), np.int64)
+    for block, content in tiles.blocks(rect, Sampling(octave=octave)):
+        part = block.intersect(rect)
+        at = np.s_[part.y - rect.y : part.y - rect.y + part.h, part.x - rect.x : part.x - rect.x + part.w]
+        colours = np.array(slide.background if isinstance(content, CorruptFile) else content)
+        whole = np.broadcast_to(colours, (block.h, block.w, slide.channels))
+        out[at] = whole[part.y - block.y :, part.x - block.x :][: part.h, : part.w]
+        seen[at] += 1
+    assert (seen == 1).all()
+    return out
 
 
-def weigh(image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """(h, w, C) samples to (y, x, C) sums, weighed by (y, h) and (x, w)."""
-    return np.tensordot(np.tensordot(rows, image, 1), columns, (1, 1)).transpose(0, 2, 1)
+def plain_octave(tiles: OctaveTiles, octave: int) -> np.ndarray:
+    return plain(tiles, octave, Rect(0, 0, *octave_wh(tiles._slide.l0_wh, octave)))
 
 
 @pytest.mark.parametrize("octave", range(8))
 def test_every_region_is_its_part_of_the_whole(noise: FakeFile, octave: int, threads: int) -> None:
-    scale, want = 2**octave, noise.octaves[octave]
+    want = noise.octaves[octave]
     h, w = want.shape[:2]
     assert len(noise.octaves) == 8
     rng = np.random.default_rng(octave)
@@ -69,26 +78,48 @@ def test_every_region_is_its_part_of_the_whole(noise: FakeFile, octave: int, thr
     regions = [(0, 0, w, h), (w - 1, h - 1, 1, 1)]
     regions += [(x, y, *(rng.integers(1, (w - x + 1, h - y + 1)).tolist())) for x, y in corners.tolist()]
     for cache_bytes in (0, 1 << 20, 1 << 28):
-        with Decoder(noise.path, device="cpu", cache_bytes=cache_bytes) as decoder:
+        with Container.open(noise.path) as container:
+            tiles = OctaveTiles(container, CPU, cache_bytes)
             for x, y, rw, rh in regions if cache_bytes else regions[-2:]:
-                at = {"l0_xy": (x * scale, y * scale), "l0_wh": (rw * scale, rh * scale)}
-                got = decoder.read_region(**at, step=float(scale))
-                assert np.array_equal(got, want[y : y + rh, x : x + rw])
-                strips = np.concatenate(list(decoder.strips(**at, step=float(scale), strip_rows=150)))
-                assert np.array_equal(strips, got)
+                assert np.array_equal(plain(tiles, octave, Rect(x, y, rw, rh)), want[y : y + rh, x : x + rw])
 
 
-@pytest.mark.parametrize("step", [1.5, 2.0, 2.7, 3.0, 5.5, 31.0, 400.0, (260, 150), (600, 7), (7, 600)])
+@pytest.mark.parametrize("step", [1.0, 2.0, 2.7, 4.0, 8.0, 25.6])
+def test_a_pixel_depends_on_neither_region_nor_strip(noise: FakeFile, step: float, threads: int) -> None:
+    """Where the regions begin whole output pixels and whole level-0 pixels apart."""
+    apart = next(n for n in range(1, 11) if (n * step).is_integer())
+    w, h = (-(-side // (apart * step)) * apart for side in WH)
+    with Decoder(noise.path, device="cpu") as decoder:
+
+        def read(x: int, y: int, w: int, h: int) -> np.ndarray:
+            at = (round(x * step), round(y * step))
+            # For more than the whole, as a region is of whole level-0 pixels.
+            return decoder.read_region(at, (math.ceil(w * step), math.ceil(h * step)), step=step)[:h, :w]
+
+        whole = read(-apart, -apart, int(w) + 2 * apart, int(h) + 2 * apart)
+        if step == 1:
+            assert np.array_equal(whole[1:700, 1:1102], noise.octaves[0])
+        rng = np.random.default_rng(round(step))
+        for _ in range(8):
+            x, y = (rng.integers(0, (whole.shape[1], whole.shape[0])) // apart * apart).tolist()
+            rw, rh = rng.integers(1, (whole.shape[1] - x + 1, whole.shape[0] - y + 1)).tolist()
+            assert np.array_equal(read(x - apart, y - apart, rw, rh), whole[y : y + rh, x : x + rw])
+        strips = decoder.strips((0, 0), WH, step=step, strip_rows=23)
+        together = np.concatenate(list(strips))
+        assert np.array_equal(together, whole[apart:, apart:][: together.shape[0], : together.shape[1]])
+
+
+STEPS = [1.5, 2.0, 2.7, 3.0, 4.0, 5.5, 8.0, 31.0, 400.0, (300, 150), (260, 150), (600, 7), (7, 600)]
+
+
+@pytest.mark.parametrize("step", STEPS)
 def test_magnifications_between_octaves_are_area_means(noise: FakeFile, step: float | tuple[int, int]) -> None:
-    """Of the coarsest octave whose pixels are no larger, of which the slide may end within the last sample."""
+    """Of the coarsest octave whose pixels are smaller, each where it lies on the slide."""
     out_wh = step if isinstance(step, tuple) else None
     w, h = out_wh or (round(600 / step), round(600 / step))  # type: ignore[operator]
-    x_step, y_step = (600 / w, 600 / h) if out_wh else (step, step)
-    octave = int(np.log2(min(x_step, y_step)))  # type: ignore[type-var]
-    image, scale, start = noise.octaves[min(octave, 7)].astype(np.float64), 2 ** min(octave, 7), (90, 33)
-    x = overlaps(start[0] / scale, x_step / scale, w, image.shape[1], WH[0] / scale)
-    y = overlaps(start[1] / scale, y_step / scale, h, image.shape[0], WH[1] / scale)
-    want = weigh(image, y, x) / (y.sum(1)[:, None] * x.sum(1)[None])[:, :, None]
+    step_px = (600 / w, 600 / h) if isinstance(step, tuple) else (step, step)
+    octave, start = min(max(math.ceil(math.log2(min(step_px))) - 1, 0), 7), (90, 33)
+    want = area_means(noise, octave, start, step_px, (w, h))
     with Decoder(noise.path, device="cpu") as decoder:
         size = {"out_wh": out_wh} if out_wh else {"step": step}
         got = decoder.read_region(start, (600, 600), **size)
@@ -99,25 +130,70 @@ def test_magnifications_between_octaves_are_area_means(noise: FakeFile, step: fl
 
 
 @pytest.mark.parametrize(
-    ("step", "octave"), [(1e-3, 0), (1.0, 0), (1.99, 0), (2.0, 1), (2 - 1e-12, 1), (3.9, 1), (4.0, 2), (1e9, 7)]
+    ("step", "octave"),
+    [(1e-3, 0), (1, 0), (2, 0), (2 + 1e-12, 0), (2.001, 1), (2.7, 1), (4, 1), (4.1, 2), (8, 2), (256, 7), (1e9, 7)],
 )
 def test_the_octave_for_a_step(noise: FakeFile, step: float, octave: int) -> None:
     with Container.open(noise.path) as container:
         assert OctaveTiles(container, CPU, 0).sampling(step) == Sampling(octave=octave)
 
 
-def test_an_odd_edge_ends_where_the_slide_ends(noise: FakeFile) -> None:
-    """Sample 550 of octave 1 stands for columns 1100 and 1101, of which the slide has the first."""
+def test_a_view_at_an_octave_is_made_of_the_finer_one_where_its_samples_lie(noise: FakeFile) -> None:
+    """At 1/4: pixel 50 covers columns 200 to 204, and sample i of octave 1 columns 2 i - 1/2 to 2 i + 3/2."""
     with Decoder(noise.path, device="cpu") as decoder:
-        inside = decoder.read_region((1099, 0), (4, 2), step=2.0)[0]
-        aligned = decoder.read_region((1098, 0), (4, 2), step=2.0)[0]
-        mean = decoder.read_region((1097, 0), (4, 4), step=4.0)[0]
-    image = noise.octaves[1].astype(int)
-    assert np.array_equal(aligned, image[0, 549:551])
-    assert np.array_equal(inside[0], (image[0, 549] + image[0, 550] + 1) // 2)
-    assert inside[1].tolist() == list(BACKGROUND)
-    columns = noise.octaves[2][0, 274:276].astype(float)  # 1097..1100: three quarters of sample 274, one of 275
-    assert np.abs(mean[0] - (0.75 * columns[0] + 0.25 * columns[1])).max() <= 0.5
+        native = decoder.read_region((200, 0), (4, 2), step=2.0)[0]
+        quarter = decoder.read_region((200, 40), (4, 4), step=4.0)[0, 0]
+    means = noise.octaves[0][:2, 200:204].astype(float).reshape(2, 2, 2, 3).mean(axis=(0, 2))
+    assert np.abs(native - means).max() <= 0.5
+    shares = np.array([1.5, 2, 0.5]) / 4  # of samples 100, 101 and 102, and 20, 21 and 22
+    want = np.einsum("y,yxc,x", shares, noise.octaves[1][20:23, 100:103].astype(float), shares)
+    assert np.abs(quarter - want).max() <= 0.5
+
+
+def test_an_odd_edge_ends_where_the_slide_ends(noise: FakeFile) -> None:
+    """Sample 550 of octave 1 is column 1100, and half a column on either side: the slide has one and a half."""
+    with Decoder(noise.path, device="cpu") as decoder:
+        across = decoder.read_region((1097, 0), (8, 4), step=4.0)[0]
+        last = decoder.read_region((1100, 0), (4, 4), step=4.0)[0, 0]
+        past = decoder.read_region((1101, 0), (4, 4), step=4.0)[0, 0]
+        before = decoder.read_region((-4, 0), (4, 4), step=4.0)[0, 0]
+        partly = decoder.read_region((-3, 0), (4, 4), step=4.0)[0, 0]
+    samples = np.array([1.5, 2, 0.5]) @ noise.octaves[1][:3].astype(float).transpose(1, 0, 2) / 4
+    want = (0.5 * samples[548] + 2 * samples[549] + 1.5 * samples[550]) / 4
+    assert np.abs(across[0] - want).max() <= 0.5
+    assert across[1].tolist() == past.tolist() == before.tolist() == list(BACKGROUND)
+    assert np.abs(last - samples[550]).max() <= 0.5
+    assert np.abs(partly - samples[0]).max() <= 0.5
+
+
+@pytest.mark.parametrize("wh", [(1101, 699), (1024, 512), (257, 256), (33, 1), (2, 1040)])
+@pytest.mark.parametrize("step", [2.0, 2.7, 4.0, 4.5, 9.0, 33.3, 300.0])
+def test_edges_of_any_slide_at_any_offset(tmp_path: Path, wh: tuple[int, int], step: float) -> None:
+    """Nothing of the slide beyond its edges, nothing but the slide within them, however little lies under a pixel."""
+    file = fake_file(tmp_path / "e.cinr", wh)
+    octave = min(math.ceil(math.log2(step)) - 1, len(file.octaves) - 1)
+    count = 4
+    with Decoder(file.path, device="cpu") as decoder:
+        for past_px in (0.5, 1, 1.5, 2, 3, 7, 40):
+            for corner in range(4):
+                # Of four pixels along each axis the second, or the last but one, reaches past an edge by so much.
+                low = past_px - 2 * step
+                x, y = (low if corner >> a & 1 else wh[a] - past_px - step for a in (0, 1))
+                side = math.ceil(count * step)
+                got = decoder.read_region((x, y), (side, side), step=step)[:count, :count]  # type: ignore[arg-type]
+                want = area_means(file, octave, (x, y), (step, step), got.shape[1::-1])
+                assert np.abs(got - want).max() <= 0.6, (past_px, corner)
+
+
+def test_beside_the_slide_no_chunk_is_read(noise: FakeFile) -> None:
+    with Decoder(noise.path, device="cpu") as decoder:
+        for step in (0.5, 1.0, 2.0, 2.7, 4.0, 64.0):
+            side = round(10 * step)
+            for corner in ((-side - 2, 0), (0, -side - 2), (WH[0] + 2, 0), (0, WH[1] + 2), (-(10**9), 10**9)):
+                assert (decoder.read_region(corner, (side, side), step=step) == BACKGROUND).all()
+        assert (decoder.read_region((-40, 0), (40, 40), step=4.0) == BACKGROUND).all()
+        assert (decoder.read_region((WH[0], 0), (40, 40), step=4.0) == BACKGROUND).all()
+    assert not FakeCoder.calls
 
 
 def test_a_thin_slide_is_seen_whole(tmp_path: Path) -> None:
@@ -125,10 +201,16 @@ def test_a_thin_slide_is_seen_whole(tmp_path: Path) -> None:
     thin = fake_file(tmp_path / "thin.cinr", (1, 100_000))
     with Decoder(thin.path, device="cpu") as decoder:
         assert decoder.header.grid.octaves[-1] == 13
-        for step in (8192.0, 9000.0):
-            view = decoder.read_region((0, 0), (1, 100_000), step=step)
-            assert view.shape == (round(100_000 / step), 1, 3)
-            assert (view != np.array(BACKGROUND)).any(axis=2).all()
+        for step, octave in ((512.0, 8), (4096.0, 11), (8192.0, 12), (9000.0, 13)):
+            height = round(100_000 / step)
+            for x in (0, 1 - round(step)):  # a pixel begins at the slide's column, or ends with it
+                view = decoder.read_region((x, 0), (round(step), 100_000), step=step)
+                assert view.shape == (height, 1, 3)
+                want = area_means(thin, octave, (0, 0), (1, step), (1, height))
+                assert np.abs(view - want).max() <= 0.6
+            for x in (1, -round(step)):
+                beside = decoder.read_region((x, 0), (round(step), 100_000), step=step)
+                assert (beside == BACKGROUND).all()
 
 
 def test_past_native_is_cubic_between_the_pixels(noise: FakeFile) -> None:
@@ -181,16 +263,22 @@ def test_blank_chunks_and_their_children(tmp_path: Path, channels: int, threads:
     """Glass in any octave, coded chunks under glass among them, and a slide of one colour throughout."""
     blank = {(0, (1, 1)), (0, (4, 2)), (1, (1, 0)), (2, (1, 0)), (7, (0, 0))}
     file = fake_file(tmp_path / "b.cinr", WH, channels=channels, blank=blank)
-    with Decoder(file.path, device="cpu") as decoder:
+    with Container.open(file.path) as container:
+        tiles = OctaveTiles(container, CPU, 1 << 28)
         for octave, want in enumerate(file.octaves):
-            got = decoder.read_region((0, 0), WH, step=2.0**octave, out_wh=None)
-            assert np.array_equal(got, want[: got.shape[0], : got.shape[1]])
+            assert np.array_equal(plain_octave(tiles, octave), want)
+    with Decoder(file.path, device="cpu") as decoder:
+        for octave in range(8):
+            step = 2.0 ** (octave + 1)
+            got = decoder.read_region((0, 0), WH, step=step)
+            assert np.abs(got - area_means(file, octave, (0, 0), (step, step), got.shape[1::-1])).max() <= 0.6
         assert decoder.read_region((300, 300), (5, 5)).tolist() == [[list(GLASS[:channels])] * 5] * 5
     every = {(k, (i, j)) for k in range(8) for i in range(5) for j in range(3)}
     with Decoder(fake_file(tmp_path / "g.cinr", WH, channels=channels, blank=every).path, device="cpu") as decoder:
         FakeCoder.calls.clear()
         assert (decoder.read_region((0, 0), WH) == GLASS[:channels]).all()
-        assert (decoder.read_region((10, 10), (99, 99), step=0.3) == GLASS[:channels]).all()
+        for step in (0.3, 2.0, 2.7, 64.0):
+            assert (decoder.read_region((10, 10), (99, 99), step=step) == GLASS[:channels]).all()
     assert not FakeCoder.calls
 
 
@@ -199,9 +287,15 @@ def test_small_slides(tmp_path: Path, wh: tuple[int, int], threads: int) -> None
     file = fake_file(tmp_path / "s.cinr", wh)
     with Decoder(file.path, device="cpu") as decoder:
         assert np.array_equal(decoder.read_region((0, 0), wh), file.octaves[0])
+        for octave in range(len(file.octaves)):
+            step, size = 2.0 ** (octave + 1), octave_wh(wh, octave + 1)
+            got = decoder.read_region((0, 0), (size[0] << octave + 1, size[1] << octave + 1), step=step)
+            assert got.shape == (size[1], size[0], 3)
+            assert np.abs(got - area_means(file, octave, (0, 0), (step, step), size)).max() <= 0.6
+    with Container.open(file.path) as container:
+        tiles = OctaveTiles(container, CPU, 1 << 20)
         for octave, want in enumerate(file.octaves):
-            size = (want.shape[1] << octave, want.shape[0] << octave)
-            assert np.array_equal(decoder.read_region((0, 0), size, step=2.0**octave), want)
+            assert np.array_equal(plain_octave(tiles, octave), want)
 
 
 def test_each_chunk_is_decoded_once_and_memory_is_bounded(noise: FakeFile, threads: int) -> None:
@@ -277,13 +371,19 @@ def test_damage_costs_a_chunk_and_its_descendants(
             assert caught.value.cause == Cause.CHUNK
             assert np.array_equal(decoder.read_region((0, 0), (256, 256)), good.octaves[0][:256, :256])
         with Decoder(path, device="cpu", salvage=True) as decoder:
+            spared: dict[int, np.ndarray] = {}
             for k, lost in ((0, first_octave_0), (1, first_octave_1 or [])):
-                want = good.octaves[k].copy()
+                spared[k] = good.octaves[k].copy()
                 for ij in lost:
                     rect = good.rect(k, ij)
-                    want[rect.y : rect.y + rect.h, rect.x : rect.x + rect.w] = BACKGROUND
-                size = (want.shape[1] << k, want.shape[0] << k)
-                assert np.array_equal(decoder.read_region((0, 0), size, step=2.0**k), want)
+                    spared[k][rect.y : rect.y + rect.h, rect.x : rect.x + rect.w] = BACKGROUND
+                assert isinstance(decoder._model, OctaveTiles)
+                assert np.array_equal(plain_octave(decoder._model, k), spared[k])
+            assert np.array_equal(decoder.read_region((0, 0), WH), spared[0])
+            left = replace(good, octaves=(spared[0], spared[1]))
+            for k, step in ((0, 2.0), (1, 4.0), (1, 2.7)):
+                got = decoder.read_region((0, 0), WH, step=step)
+                assert np.abs(got - area_means(left, k, (0, 0), (step, step), got.shape[1::-1])).max() <= 0.6
             assert [d.where.startswith(f"octave {octave}, column {column}, row {row}") for d in decoder.damaged] == [
                 True
             ]

@@ -118,7 +118,38 @@ def test_sampling_counts_samples() -> None:
     assert Sampling().samples_wh((5, 7)) == (5, 7)
     assert Sampling(finer=3).samples_wh((5, 7)) == (15, 21)
     assert Sampling(octave=2).samples_wh((5, 8)) == (2, 2)
-    assert Sampling(octave=2).covered_wh((5, 8)) == (1.25, 2.0)
-    assert Sampling(octave=10).covered_wh((1, 1025)) == (1 / 64, 1 + 1 / 64)
+    assert (Sampling().begins, Sampling().ends((5, 7))) == (0.0, (5.0, 7.0))
+    assert (Sampling(finer=3).begins, Sampling(finer=3).ends((5, 7))) == (0.0, (15.0, 21.0))
+    # Sample i of octave 2 is centred on the centre of pixel 4 i: i + 0.5 samples are 4 i + 0.5 pixels.
+    assert Sampling(octave=2).begins == 0.5 - 0.5 / 4
+    assert Sampling(octave=2).ends((5, 8)) == (5 / 4 + 0.375, 8 / 4 + 0.375)
     with pytest.raises(ValueError, match="finer than level 0, coarser, or neither"):
         Sampling(finer=2, octave=1)
+
+
+def test_the_first_and_last_sample_go_to_the_edges_of_the_slide() -> None:
+    """8 pixels in octave 1: samples 0 to 3, of which 0 begins within itself and 3 ends a quarter beyond."""
+    sampling = Sampling(octave=1)
+    begins, (ends, _) = sampling.begins, sampling.ends((8, 8))
+    assert (begins, ends) == (0.25, 4.25)
+    first, shares = axis_shares(-1 + begins, 1.25, (0, 9), (0, 4), begins, ends)
+    assert first == 0
+    want = [[0.25, 0, 0, 0], [0.5, 0.75, 0, 0], [0, 0.25, 1, 0], [0, 0, 0, 1.25]]
+    assert (shares / SHARE).tolist() == want
+    first, shares = axis_shares(4.125, 1.5, (0, 1), (0, 4), begins, ends)  # all of it beyond the last sample
+    assert (shares / SHARE).tolist() == [[0, 0, 0, 0.125]]
+    for start in (ends, begins - 1.5):
+        assert axis_shares(start, 1.5, (0, 1), (0, 4), begins, ends)[1].shape == (0, 4)
+
+
+@pytest.mark.parametrize("octave", [1, 13, 36])
+def test_a_source_of_one_sample_counts_wherever_it_is_touched(octave: int) -> None:
+    """One pixel wide, in an octave of which it is 2^-octave samples; and nothing where it is not touched."""
+    sampling = Sampling(octave=octave)
+    begins, (ends, _) = sampling.begins, sampling.ends((1, 1))
+    for start_px, there in ((-2, (False, False)), (-1.5, (False, True)), (0, (True, False)), (0.5, (True, False))):
+        start = start_px * sampling.a_px + begins
+        first, shares = axis_shares(start, sampling.a_px, (0, 2), (0, 1), begins, ends)
+        touched = np.zeros(2, bool)
+        touched[first : first + len(shares)] = shares[:, 0] > 0
+        assert tuple(touched.tolist()) == there

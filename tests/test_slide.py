@@ -23,7 +23,7 @@ from inrwsi import CinrSlide, CorruptFile, UnsupportedVersion, UsageError, open_
 from inrwsi.formats.header import AssociatedInfo, Header
 from inrwsi.formats.writer import ContainerWriter
 from inrwsi.slide_parts import DamagedSlide, whole_and_part
-from tests.fake_octaves import BACKGROUND, FakeCoder, FakeFile, fake_file, header
+from tests.fake_octaves import BACKGROUND, FakeCoder, FakeFile, area_means, fake_file, header
 
 WH = (1101, 699)
 
@@ -149,10 +149,11 @@ def test_closing(noise: FakeFile) -> None:
 def test_octaves_of_odd_sides(slide: CinrSlide, noise: FakeFile) -> None:
     assert slide.level_dimensions == ((1101, 699), (551, 350), (276, 175), (138, 88))
     assert slide.level_downsamples == (1.0, 2.0, 4.0, 8.0)
-    for level, want in enumerate(noise.octaves[:4]):
-        h, w = want.shape[:2]
+    for level, (w, h) in enumerate(slide.level_dimensions):
+        step = 2.0**level
+        want = area_means(noise, max(level - 1, 0), (0, 0), (step, step), (w, h))
         got = np.asarray(slide.read_region((-2 << level, -1 << level), level, (w + 5, h + 4)))
-        assert np.array_equal(got[1 : h + 1, 2 : w + 2, :3], want)
+        assert np.abs(got[1 : h + 1, 2 : w + 2, :3] - want).max() <= (0.6 if level else 0)
         assert (got[1 : h + 1, 2 : w + 2, 3] == 255).all()
         got = got.copy()
         got[1 : h + 1, 2 : w + 2] = 0
@@ -176,7 +177,8 @@ def test_levels_of_given_downsamples(noise: FakeFile, fake: None) -> None:
         assert slide.level_downsamples == (1.0, 4.0, 10.5)
         assert slide.get_best_level_for_downsample(10) == 1
         assert slide.properties["openslide.level[2].downsample"] == "10.5"
-        assert np.array_equal(slide.read_region((0, 0), 1, (275, 175), as_array=True), noise.octaves[2][:, :275])
+        want = area_means(noise, 1, (0, 0), (4, 4), (275, 175))
+        assert np.abs(slide.read_region((0, 0), 1, (275, 175), as_array=True) - want).max() <= 0.6
         whole = slide.read_region((0, 0), 2, (105, 67))
         assert whole.getextrema()[3] == (255, 255)
         part = slide.read_region((42, 21), 2, (50, 40))
