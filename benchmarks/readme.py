@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import click
 
@@ -71,7 +72,7 @@ def load_results(root: Path) -> Results:
     suffix = "" if all((folder / f"{name}.json").exists() for name in names) else "_quick"
     rates, speed = (load(RunSet, folder / f"{name}{suffix}.json") for name in names)
     octaves = [folder / f"octaves_{name}.json" for name in ("crops", "slide")]
-    return Results(rates, speed, tuple(load(OctavesRun, path) for path in octaves if path.exists()))
+    return Results(rates, speed, tuple(load(cast(Any, OctavesRun), path) for path in octaves if path.exists()))
 
 
 def stale(root: Path, results: Results) -> dict[Path, bytes]:
@@ -206,7 +207,7 @@ def speeds(run: Run) -> Table:
         for label in labels:
             view, other = views.get(label), peer_views.get(label)
             cells += [
-                _times_as(view and view.ms, other and other.ms),
+                _times_as(view.ms if view else None, other.ms if other else None),
                 tables.NONE if not view else f"{view.bytes_read:,}",
             ]
         rows.append((*tables.name(point), *cells))

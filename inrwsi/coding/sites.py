@@ -124,7 +124,7 @@ def dequantise(values: np.ndarray, band_steps: np.ndarray) -> np.ndarray:
             for i in range(h):
                 for x in range(w):
                     detail = np.int64((np.int64(values[i, x, 3 * c + b]) * step + 128) >> 8)
-                    out[c, b, i, x] = np.int32(min(max(detail, -(1 << 20)), 1 << 20))
+                    out[c, b, i, x] = min(max(int(detail), -(1 << 20)), 1 << 20)
     return out
 
 
