@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from .gpu import Context
 
 CARRIED = Path("carried")  # an ignored folder of the checkout: slides/, and prior.safetensors to go on from
-TRAINING_BUDGET_S = 250
 TRAINING_STEPS = 40_000
 TRAINING_BATCH = 16
 ROUND_STEPS = (8.0, 40.0)

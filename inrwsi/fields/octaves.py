@@ -272,7 +272,7 @@ class Octaves(nn.Module):
         return OctaveOut(pixels, up, bits, coded)
 
     def _passes(
-        self, net: OctaveNet, trunk: Tensor, units: Tensor, hard: bool, noise: torch.Generator | None
+        self, net: OctaveNet, trunk: Tensor, units: Tensor, hard: bool, noise: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         at: dict[Sites, Tensor] = {black: black(trunk), white: white(trunk)}
         luma, chroma = units[:, LUMA], units[:, CHROMA]
