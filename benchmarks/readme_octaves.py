@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from .octaves_points import PEERS
 from .octaves_results import Mean, OctavesRun
 from .octaves_table import METRIC_NAMES
 from .report_tables import Table
@@ -32,11 +31,12 @@ def _heading(run: OctavesRun, area: str, metric: str) -> str:
 
 def _means(run: OctavesRun, area: str, metric: str) -> Table:
     rows = [m for m in run.means if (m.area, m.metric) == (area, metric)]
+    peers = tuple(dict.fromkeys(m.peer for m in rows))
     body = []
     for group in dict.fromkeys(m.group for m in rows):
         of_peer = {m.peer: m for m in rows if m.group == group}
-        body.append((group, *(_mean(of_peer.get(peer)) for peer in PEERS)))
-    return Table(("images", *PEERS), tuple(body), 1)
+        body.append((group, *(_mean(of_peer.get(peer)) for peer in peers)))
+    return Table(("images", *peers), tuple(body), 1)
 
 
 def _mean(mean: Mean | None) -> str:
