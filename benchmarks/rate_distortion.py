@@ -3,7 +3,8 @@
 A stratified sample of the complete duodenum slide with every codec, layout and model; and a megapixel each of five
 other slides, by the codecs in tiles and by the default model as it comes, for the mean over stains and scanners. Model
 `cinr` keeps a network in the file, which a megapixel cannot pay: it is measured on the complete slide alone, and
-not in the quick set, for its time. The pixels are at half resolution, which an earlier JPEG has hardly marked. Cut short, the same command goes on.
+not in the quick set, for its time. The pixels are at half resolution, which an earlier JPEG has hardly marked. Cut
+short, the same command goes on.
 """
 
 from __future__ import annotations
