@@ -15,7 +15,7 @@ import numpy as np
 
 from inrwsi.coding import tensors
 from inrwsi.coding.tables import FrequencyTables
-from inrwsi.fields.octaves_integer import NETS, SCALES, net_tensors
+from inrwsi.fields.octaves_integer import HEAD_WIDTH, NETS, PASSES, SCALES, SQUEEZE, WIDTH, net_tensors
 from inrwsi.fields.octaves_model import FEATURES
 
 CURRENT = "current.txt"
@@ -60,8 +60,6 @@ def analysis_tensors() -> dict[str, tuple[tuple[int, ...], str]]:
 
 def unit_tensors() -> dict[str, tuple[tuple[int, ...], str]]:
     """Units of the activations: name to (shape, dtype)."""
-    from inrwsi.fields.octaves_integer import HEAD_WIDTH, PASSES, SQUEEZE, WIDTH
-
     own = {"trunk1": WIDTH, "trunk2": WIDTH, "squeeze": SQUEEZE, "synthesis1": WIDTH, "synthesis2": WIDTH}
     own |= {"given": FEATURES, "up": FEATURES}
     for n in range(len(PASSES)):
