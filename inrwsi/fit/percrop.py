@@ -6,9 +6,10 @@ computed on one thread alone, with noise of its own, and the crops' gradients ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -58,6 +59,15 @@ class PerCrop:
     def close(self) -> None:
         """Let go of the threads."""
         self._pool.shutdown()
+
+
+def adam_state(p: nn.Parameter, held: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """What Adam keeps of a parameter, from `step`, `exp_avg` and `exp_avg_sq` as they were saved.
+
+    In the parameter's own memory order, channels last: the fused step goes through both in one pass.
+    """
+    moments = {k: torch.empty_like(p).detach().copy_(torch.from_numpy(held[k])) for k in ("exp_avg", "exp_avg_sq")}
+    return {"step": torch.tensor(float(held["step"][0]), device=p.device), **moments}
 
 
 def _one_thread() -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from inrwsi.coding import tensors
 from inrwsi.fields.octaves import RATE_WEIGHT, Octaves, OctavesConfig
-from inrwsi.fit.percrop import PerCrop
+from inrwsi.fit.percrop import PerCrop, adam_state
 from inrwsi.fit.pictures import Crops, Picture, load
 
 OCTAVES = 5
@@ -129,11 +129,7 @@ class Training:
         for n, p in enumerate(self.model.parameters()):
             held = {k.rsplit(".", 1)[1]: v for k, v in state.items() if k.startswith(f"adam.{n}.")}
             if held:
-                # In the parameter's own memory order, channels last: the fused step goes through both in one pass.
-                moments = {
-                    k: torch.empty_like(p).detach().copy_(torch.from_numpy(held[k])) for k in ("exp_avg", "exp_avg_sq")
-                }
-                self.optimiser.state[p] = {"step": torch.tensor(float(held["step"][0]), device=p.device), **moments}
+                self.optimiser.state[p] = adam_state(p, held)
         self.step_number = int(state["step_number"][0])
 
 

@@ -15,7 +15,7 @@ from inrwsi.fields.octaves import RATE_WEIGHT, Octaves, OctavesConfig
 from inrwsi.fields.octaves_integer import FACTOR_UNIT, NETS, layer_shapes
 from inrwsi.fields.octaves_prior import Prior
 from inrwsi.fit.deltas import Net
-from inrwsi.fit.percrop import PerCrop, Work
+from inrwsi.fit.percrop import PerCrop, Work, adam_state
 from inrwsi.fit.quantise import Units, integer_net, net_units, real_net
 
 OCTAVES = 5
@@ -194,13 +194,8 @@ class SlideFit:
             with torch.no_grad():
                 p.copy_(torch.from_numpy(state[f"p.{name}"]))
             if f"step.{name}" in state:
-                # In the parameter's own memory order, channels last: the fused step goes through both in one pass.
-                moments = {
-                    key: torch.empty_like(p).detach().copy_(torch.from_numpy(state[f"{key}.{name}"]))
-                    for key in ("exp_avg", "exp_avg_sq")
-                }
-                steps = torch.tensor(float(state[f"step.{name}"][0]), device=p.device)
-                self._optimiser.state[p] = {"step": steps, **moments}
+                held = {key: state[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+                self._optimiser.state[p] = adam_state(p, held)
         self.step_number = step_number
 
     def fitted(self) -> Fitted:
