@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import sha256
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from inrwsi.coding import lifting, rans, sites, tensors
 from inrwsi.coding.tables import FrequencyTables
 from inrwsi.errors import UnsupportedVersion
 from inrwsi.fields import octaves, octaves_prior
+from inrwsi.fields.octaves_fused import FusedNet
 from inrwsi.fields.octaves_integer import PASSES, IntegerNet, fast_bf16, net_of, octave_step
 from inrwsi.fields.octaves_model import COARSEST_PX, FEATURES, STEP_UNIT, Decoded, OctavesModel
 from inrwsi.fields.wavelet import forward97
@@ -60,22 +63,19 @@ class ChunkCoder:
                 "newer inrwsi"
             )
         self.model, self._device = model, device
-        self._tensors: Sequence[dict[str, np.ndarray]] = prior.nets if weights is None else apply_deltas(prior, weights)
+        nets: Sequence[dict[str, np.ndarray]] = prior.nets if weights is None else apply_deltas(prior, weights)
+        digest = "" if weights is None else sha256(weights).hexdigest()
+        self._weights = _Weights(prior.sha256 + digest, nets)
         self._tables = prior.tables
         self._fast = fast_bf16(device) if fast is None else fast
-        self._nets: dict[int, IntegerNet] = {}
-        self._lock = threading.Lock()
         self._matrix = np.array(model.matrix, np.int64).reshape(3, 3)
         self._mean = np.array(model.mean, np.int64)
         self._analyses = [_analysis(t, device) for t in analysis or prior.analysis] if encoder else []
         self._thresholds = (thresholds(prior.tables), thresholds(prior.tables, CHROMA_PATIENCE))
 
     def _net(self, octave: int) -> IntegerNet:
-        with self._lock:
-            if octave not in self._nets:
-                step = octave_step(self.model.step, octave)
-                self._nets[octave] = IntegerNet(self._tensors[net_of(octave)], step, self._device, fast=self._fast)
-            return self._nets[octave]
+        step = octave_step(self.model.step, octave)
+        return _net(self._weights, net_of(octave), step, self._device, self._fast)
 
     def components(self, rgb: np.ndarray) -> np.ndarray:
         """(h, w, 3) uint8 to the slide's colour components, (3, h, w) float32 in grey levels about the mean."""
@@ -176,6 +176,21 @@ class ChunkCoder:
             units = analysis(low, details, decoded, step)
         units = units.float() * torch.exp(analysis.log_factor).view(1, -1, 1, 1)
         return units[0].permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """The integer tensors of each net, and what tells them from others."""
+
+    digest: str
+    nets: Sequence[dict[str, np.ndarray]] = field(compare=False, repr=False)
+
+
+@lru_cache(maxsize=64)
+def _net(weights: _Weights, number: int, step: int, device: torch.device, fast: bool) -> IntegerNet:
+    """A net at a step. Kept: a file that is opened again, or another of the same step, has it at once."""
+    kind = FusedNet if device.type == "cpu" else IntegerNet
+    return kind(weights.nets[number], step, device, fast=fast)
 
 
 def _choose(units: np.ndarray, number: int, means: np.ndarray, scales: np.ndarray, limits: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ import torch
 from inrwsi.coding import tensors
 from inrwsi.fields import octaves_integer, octaves_prior
 from inrwsi.fields.octaves import OctavesConfig, mac_per_px
+from inrwsi.fields.octaves_fused import FusedNet
 from inrwsi.fields.octaves_integer import (
     HEAD_WIDTH,
     MAX_SUM,
@@ -35,6 +36,7 @@ from tests.octaves_reference import draws
 
 CPU = torch.device("cpu")
 STEP = 20 * 1024
+WAYS = [(IntegerNet, False), (IntegerNet, True), (FusedNet, False), (FusedNet, True)]  # and bf16 convolutions?
 # Sites. Strided bf16 convolutions of some versions of oneDNN go wrong where their output is one column wide.
 SITES_HW = ((2, 2), (2, 4), (26, 2), (130, 2), (2, 70), (12, 10), (16, 34), (128, 128))
 GOLDEN = {  # SHA-256 of coefficients (h, w, 9) as <i4, pixels as <i2 and features as u1, one after the other
@@ -92,25 +94,26 @@ def two_threads() -> object:
 
 
 @pytest.mark.parametrize("hw", SITES_HW)
-def test_bf16_and_fp32_convolutions_give_the_same_bits(hw: tuple[int, int]) -> None:
+def test_bf16_and_fp32_convolutions_fused_or_not_give_the_same_bits(hw: tuple[int, int]) -> None:
     for n in range(octaves_integer.NETS):
-        slow, fast = (IntegerNet(prior().nets[n], STEP, CPU, fast=fast) for fast in (False, True))
-        assert same(run(slow, "both", hw), run(fast, "both", hw)), n
+        first, *others = (kind(prior().nets[n], STEP, CPU, fast=fast) for kind, fast in WAYS)
+        expected = run(first, "both", hw)
+        assert [same(run(net, "both", hw), expected) for net in others] == [True] * 3, n
         if hw == SITES_HW[-1]:
             break
 
 
-@pytest.mark.parametrize("fast", [False, True])
-def test_two_torch_threads_give_what_one_gives(fast: bool, two_threads: None) -> None:
-    net = IntegerNet(prior().nets[0], STEP, CPU, fast=fast)
+@pytest.mark.parametrize(("kind", "fast"), WAYS)
+def test_two_torch_threads_give_what_one_gives(kind: type[IntegerNet], fast: bool, two_threads: None) -> None:
+    net = kind(prior().nets[0], STEP, CPU, fast=fast)
     with_two = [run(net, "threads", hw) for hw in SITES_HW]
     torch.set_num_threads(1)
     assert all(same(run(net, "threads", hw), d) for hw, d in zip(SITES_HW, with_two, strict=True))
 
 
-@pytest.mark.parametrize("fast", [False, True])
-def test_one_net_serves_several_threads_at_a_time(fast: bool) -> None:
-    net = IntegerNet(prior().nets[1], STEP, CPU, fast=fast)
+@pytest.mark.parametrize(("kind", "fast"), WAYS)
+def test_one_net_serves_several_threads_at_a_time(kind: type[IntegerNet], fast: bool) -> None:
+    net = kind(prior().nets[1], STEP, CPU, fast=fast)
     names = [f"company {n}" for n in range(12)]
     alone = [run(net, name, (16, 12)) for name in names]
     with ThreadPoolExecutor(4) as pool:
@@ -118,10 +121,11 @@ def test_one_net_serves_several_threads_at_a_time(fast: bool) -> None:
     assert all(same(a, b) for a, b in zip(alone, together, strict=True))
 
 
-def test_golden_coefficients_and_pixels() -> None:
+@pytest.mark.parametrize("kind", [IntegerNet, FusedNet])
+def test_golden_coefficients_and_pixels(kind: type[IntegerNet]) -> None:
     """Whole numbers in, whole numbers out: these may never change, on any machine."""
     for octave, digest in GOLDEN.items():
-        net = IntegerNet(prior().nets[net_of(octave)], octave_step(STEP, octave), CPU, fast=False)
+        net = kind(prior().nets[net_of(octave)], octave_step(STEP, octave), CPU, fast=False)
         coefficients = np.zeros((12, 10, 9), np.int32)
 
         def coder(number: int, means: np.ndarray, scales: np.ndarray, held: np.ndarray = coefficients) -> np.ndarray:
@@ -139,8 +143,9 @@ def test_golden_coefficients_and_pixels() -> None:
         assert held.hexdigest() == digest, octave
 
 
-def test_features_are_made_only_where_somebody_takes_them() -> None:
-    net = IntegerNet(prior().nets[0], STEP, CPU, fast=False)
+@pytest.mark.parametrize("kind", [IntegerNet, FusedNet])
+def test_features_are_made_only_where_somebody_takes_them(kind: type[IntegerNet]) -> None:
+    net = kind(prior().nets[0], STEP, CPU, fast=False)
     with_features, without = (run(net, "hand", (4, 4), hand_up=up) for up in (True, False))
     assert without.features is None
     assert (without.pixels == with_features.pixels).all()
@@ -176,8 +181,8 @@ def test_the_largest_sums_are_exact(sign: int) -> None:
     def coder(number: int, means: np.ndarray, scales: np.ndarray) -> np.ndarray:
         return np.full(means.shape, (-1) ** number * 2**20, np.int32)
 
-    found = [IntegerNet(net, 200 * 1024, CPU, fast=fast).run(below, features, coder, hand_up=True) for fast in (0, 1)]
-    assert same(*found)
+    found = [kind(net, 200 * 1024, CPU, fast=fast).run(below, features, coder, hand_up=True) for kind, fast in WAYS]
+    assert [same(d, found[0]) for d in found] == [True] * 4
     held = {f"net.0.{name}": array for name, array in net.items()}
     trunk = reference.Net(held, 0, 200 * 1024).trunk(below.astype(np.int64), features.astype(np.int64))
     own = IntegerNet(net, 200 * 1024, CPU, fast=False)

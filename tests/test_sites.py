@@ -10,7 +10,7 @@ import pytest
 from inrwsi.coding import sites
 from inrwsi.coding.tables import TOTAL, FrequencyTables, logistic_pmf, quantise_pmf
 from inrwsi.fields.octaves import RATE_WEIGHT
-from inrwsi.fields.octaves_integer import PASSES, _taps
+from inrwsi.fields.octaves_integer import PASSES, pass_taps
 from inrwsi.octave_chunks import thresholds
 
 RNG = np.random.default_rng(5)
@@ -108,7 +108,7 @@ def test_near_inputs_hold_all_that_a_kernel_finds_there(hw: tuple[int, int], num
         values[..., first : first + bands] = 0
     padded = sites.seen_inputs(values, 0, seen, kernel // 2)
     weight = np.random.default_rng(number).integers(-127, 128, (seen, kernel, kernel))
-    taps = _taps(number)
+    taps = pass_taps(number)
     found = sites.near_inputs(padded, kernel // 2, taps, white)
     assert found.shape == (2, hw[0] // 2, hw[1] // 2, {1: 36, 2: 27, 3: 51}[number])
     sums = found @ np.concatenate([weight[a:b, y, x] for y, x, a, b in taps])

@@ -44,6 +44,9 @@ def trunk_inputs(below: np.ndarray, features: np.ndarray, octave_step: int) -> n
     """
     count, h, w = features.shape
     out = np.empty((h, w, 6 + count), np.float32)
+    # Floored quotients of whole numbers below 2^32, by doubles: one that is no whole number lies further from the next
+    # one than a double's rounding takes it.
+    divisor = np.float64(18 * octave_step)
     for c in range(3):
         for i in range(h):
             up, down = max(i - 1, 0), min(i + 1, h - 1)
@@ -54,7 +57,7 @@ def trunk_inputs(below: np.ndarray, features: np.ndarray, octave_step: int) -> n
                     total += np.int64(below[c, k, left]) + below[c, k, x] + below[c, k, right]
                 here = np.int64(below[c, i, x])
                 # (9 here - total) / 9 is in 1 / 64 grey; times 8 a step
-                high = ((9 * here - total) * 128 * 2 + 9 * octave_step) // (18 * octave_step)
+                high = np.floor(np.float64((9 * here - total) * 128 * 2 + 9 * octave_step) / divisor)
                 out[i, x, c] = min(max((here + 32) >> 6, -SEEN_MAX), SEEN_MAX)
                 out[i, x, 3 + c] = min(max(high, -SEEN_MAX), SEEN_MAX)
     for c in range(count):
@@ -91,25 +94,30 @@ def seen_inputs(values: np.ndarray, first_band: int, bands: int, pad: int) -> np
 
 @njit(**_JIT)
 def near_inputs(seen: np.ndarray, pad: int, taps: np.ndarray, white: bool) -> np.ndarray:
-    """(2, h/2, w/2, inputs) float32: what a pass sees about each of its sites, for a convolution of 1 x 1.
+    """What a pass sees about each of its sites, for a convolution of 1 x 1: (2, h/2, w/2, inputs), typed as `seen`.
 
     Args:
         seen: (h + 2 pad, w + 2 pad, bands), of `seen_inputs`.
         taps: (n, 4) int64: rows down and columns right of the place `pad` up and left of a site, first band, and one
             past the last.
     """
-    h, w = (seen.shape[0] - 2 * pad) // 2, (seen.shape[1] - 2 * pad) // 2
-    out = np.empty((2, h, w, (taps[:, 3] - taps[:, 2]).sum()), np.float32)
+    rows, columns, bands = seen.shape
+    h, w = (rows - 2 * pad) // 2, (columns - 2 * pad) // 2
+    away = np.empty((taps[:, 3] - taps[:, 2]).sum(), np.int64)  # of each input, from the place up and left of a site
+    n = 0
+    for t in range(taps.shape[0]):
+        for b in range(taps[t, 2], taps[t, 3]):
+            away[n] = (taps[t, 0] * columns + taps[t, 1]) * bands + b
+            n += 1
+    flat = seen.reshape(-1)
+    out = np.empty((2, h, w, n), seen.dtype)
     for half in range(2):
         dx = (1 - half) if white else half
         for i in range(h):
             for x in range(w):
-                n = 0
-                for t in range(taps.shape[0]):
-                    row, column = 2 * i + half + taps[t, 0], 2 * x + dx + taps[t, 1]
-                    for b in range(taps[t, 2], taps[t, 3]):
-                        out[half, i, x, n] = seen[row, column, b]
-                        n += 1
+                begin = ((2 * i + half) * columns + 2 * x + dx) * bands
+                for k in range(n):
+                    out[half, i, x, k] = flat[begin + away[k]]
     return out
 
 

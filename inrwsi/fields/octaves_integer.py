@@ -110,7 +110,7 @@ class IntegerNet:
         for name in layer_shapes():
             weight = tensors[f"{name}.weight"]
             if name.endswith("neighbours"):
-                parts = [weight[:, a:b, y, x] for y, x, a, b in _taps(int(name.split(".")[1]))]
+                parts = [weight[:, a:b, y, x] for y, x, a, b in pass_taps(int(name.split(".")[1]))]
                 gathered = np.concatenate(parts, 1)[:, :, None, None]
                 self._layers[name] = _Layer(self._weight(gathered), torch.empty(0), torch.empty(0))
                 continue
@@ -185,7 +185,7 @@ class IntegerNet:
         total = self._sum(f"{name}.features", at)
         if seen:
             padded = sites.seen_inputs(values, 0, seen, kernel // 2)
-            near = sites.near_inputs(padded, kernel // 2, _taps(number), white)
+            near = sites.near_inputs(padded, kernel // 2, pass_taps(number), white)
             total += self._sum(f"{name}.neighbours", self._tensor(near))
         hidden = self._rescale(f"{name}.features", total, 0.0, 255.0).to(self._dtype)
         hidden = self._relu(f"{name}.hidden", hidden)
@@ -218,7 +218,7 @@ def _sites(x: Tensor, white: bool) -> Tensor:
 
 
 @lru_cache
-def _taps(number: int) -> np.ndarray:
+def pass_taps(number: int) -> np.ndarray:
     """What pass `number` sees, as `sites.near_inputs` takes it: of its own bands only what the pass before it placed.
 
     All else is zero. To gather the rest and convolve it by 1 x 1 takes half the multiplications of a convolution with

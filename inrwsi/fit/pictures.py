@@ -7,6 +7,8 @@ from pathlib import Path
 
 import imagecodecs
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 from inrwsi.colour import Klt
 from inrwsi.formats.source import open_source
@@ -46,9 +48,9 @@ def load(path: Path, weight: float, seed: int) -> Picture:
 class Crops:
     """Draws augmented crops: number n is always the same one.
 
-    Augmentation: scale (1 to 1.7 times smaller, by area), flips and turns, colour (gain and gamma a channel,
-    saturation), sharpening
-    or softening, and JPEG of random quality: a quarter of the slides in the world have been through a poor one.
+    Augmentation: scale (up to 1.7 times smaller, by area, or 2 times larger: native 40x pixels hold less detail
+    than those at half resolution), flips and turns, colour (gain and gamma a channel, saturation), sharpening or
+    softening, and JPEG of random quality: a quarter of the slides in the world have been through a poor one.
     """
 
     def __init__(self, pictures: list[Picture], crop_px: int, seed: int) -> None:
@@ -60,8 +62,12 @@ class Crops:
         """Crop `number`: (3, crop_px, crop_px) float32, colour components about the mean, in grey levels."""
         rng = np.random.default_rng((self._seed, number))
         picture = self._pictures[rng.choice(len(self._pictures), p=self._shares)]
-        scale = rng.uniform(1, 1.7) if rng.random() < 0.35 else 1.0
-        crop = _shrink(_cut(picture, rng, round(self._crop_px * scale)), self._crop_px)
+        kind = rng.random()
+        if kind < 0.2:
+            crop = _magnify(_cut(picture, rng, round(self._crop_px / rng.uniform(1.2, 2.0))), self._crop_px, rng)
+        else:
+            scale = rng.uniform(1, 1.7) if kind < 0.45 else 1.0
+            crop = _shrink(_cut(picture, rng, round(self._crop_px * scale)), self._crop_px)
         if rng.random() < 0.5:
             crop = crop.swapaxes(0, 1)
         crop = crop[:: rng.choice((-1, 1)), :: rng.choice((-1, 1))]
@@ -84,7 +90,8 @@ class Crops:
 
 def _cut(picture: Picture, rng: np.random.Generator, side: int) -> np.ndarray:
     h, w, _ = picture.pixels.shape
-    x, y = picture.tissue_xy[rng.integers(len(picture.tissue_xy))] + rng.uniform(-0.6, -0.4, 2) * side
+    away = 0.6 if rng.random() < 0.3 else 0.1  # the further, the more glass beside the tissue
+    x, y = picture.tissue_xy[rng.integers(len(picture.tissue_xy))] + rng.uniform(-0.5 - away, -0.5 + away, 2) * side
     x, y = int(np.clip(x, 0, w - side)), int(np.clip(y, 0, h - side))
     return picture.pixels[y : y + side, x : x + side]
 
@@ -103,6 +110,14 @@ def _shrink(pixels: np.ndarray, side: int) -> np.ndarray:
         at: np.ndarray = here + (after - here) * (edges - whole)[:, None, None]
         out = (np.diff(at, axis=0) / (edges[1] - edges[0])).swapaxes(0, 1)
     return np.ascontiguousarray(out, np.float32)
+
+
+def _magnify(pixels: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
+    """To `side` x `side` by cubic interpolation, with a little of a camera's noise: float32."""
+    planes = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], np.float32))
+    larger = F.interpolate(planes, (side, side), mode="bicubic", align_corners=False)
+    out = larger[0].permute(1, 2, 0).contiguous().numpy()
+    return out + rng.normal(0, rng.uniform(0, 2), out.shape).astype(np.float32)
 
 
 class _Jitter:

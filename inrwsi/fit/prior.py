@@ -2,7 +2,8 @@
 
     python -m inrwsi.fit.prior --slides ../shared/slides --out prior.safetensors --minutes 90
 
-Goes on from what `--out` holds. Recipe: CODEC.md, and `fit.pictures` for what is done to the crops.
+Goes on from what `--out` holds; a new training begins with the networks of another one where `--from` names it.
+Recipe: CODEC.md, and `fit.pictures` for what is done to the crops.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from inrwsi.coding import tensors
@@ -55,7 +57,7 @@ class Recipe:
     batch: int = 4
     crop_px: int = 256
     learning_rate: float = 2e-3
-    least_step: float = 6.0
+    least_step: float = 2.0
     most_step: float = 110.0
     seed: int = 0
 
@@ -140,7 +142,7 @@ def _cosine(done: float) -> float:
 def pictures_of(folder: Path, extra: list[Path]) -> list[Picture]:
     """The pictures that weights may be trained on, from the folder of development slides and elsewhere."""
     found = [load(folder / name, weight, n) for n, (name, weight) in enumerate(TRAINED_ON.items())]
-    return found + [load(path, 2.0, 100 + n) for n, path in enumerate(extra)]
+    return found + [load(path, 1.5, 100 + n) for n, path in enumerate(extra)]
 
 
 def train(training: Training, out: Path, seconds: float, save_every: float = 120.0) -> Iterator[str]:
@@ -183,12 +185,20 @@ def resume(training: Training, out: Path) -> None:
     training.restore(tensors.unpack(raw, expected))
 
 
+def begin_with(training: Training, path: Path) -> None:
+    """Take the networks, and nothing else, of another training's checkpoint."""
+    with safe_open(path, "np") as file:
+        names = [name for name in file.keys() if name.startswith("model.")]  # noqa: SIM118 - not a mapping
+        training.model.load_state_dict({name[6:]: torch.from_numpy(file.get_tensor(name)) for name in names})
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slides", type=Path, required=True, help="folder of the development slides")
     parser.add_argument("--also", type=Path, nargs="*", default=[], help="further slides to train on")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint to write, or to go on from")
+    parser.add_argument("--from", dest="begin", type=Path, help="checkpoint of a training to take the networks of")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after this long; go on with the same command")
     parser.add_argument("--steps", type=int, default=Recipe.steps, help="length of the training")
     parser.add_argument("--batch", type=int, default=Recipe.batch)
@@ -199,6 +209,8 @@ def main() -> None:
     training = Training(OctavesConfig(), recipe, pictures_of(args.slides, args.also), torch.device(args.device))
     if args.out.exists():
         resume(training, args.out)
+    elif args.begin:
+        begin_with(training, args.begin)
     print(f"{asdict(recipe)}, from step {training.step_number}", flush=True)
     for line in train(training, args.out, args.minutes * 60):
         print(line, flush=True)
