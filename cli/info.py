@@ -88,7 +88,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
         *((f"  {kind}", f"{size:,} bytes") for kind, size in facts["sections"].items()),
         ("ICC profile", "none" if facts["icc_bytes"] is None else f"{facts['icc_bytes']:,} bytes"),
         ("associated", ", ".join(f"{a['name']} ({a['width']} x {a['height']})" for a in facts["associated"]) or "none"),
-        *((key, value) for key, value in facts["metadata"].items()),
+        *((key, value) for key, value in facts["metadata"].items() if not key.startswith("openslide.level[")),
         ("software", _plain(facts["software"])),
     ]
     return [f"{name:<14} {text}".rstrip() for name, text in rows]

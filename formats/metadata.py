@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 MPP_RANGE_UM = (0.05, 50.0)
 """Micrometres a pixel outside this range come from screens, printers and defaults, not from microscopes."""
 
 OBJECTIVE_RANGE = (0.1, 200.0)
 MAX_SIDE_PX = 2**40
+MAX_DOWNSAMPLE = 1e6
 
 # The formats that OpenSlide names. A closed list, because any short word could be a person's name.
 _VENDORS = (
@@ -38,6 +39,8 @@ _MODELS = re.compile(
 _NUMBER = re.compile(r"[0-9]{1,6}(\.[0-9]{1,20})?(e-?[0-9]{1,2})?", re.IGNORECASE)
 _INTEGER = re.compile(r"[0-9]{1,13}")
 _COLOUR = re.compile(r"[0-9A-Fa-f]{6}")
+# Numbers of levels, from 0 to 31: no slide has more, and a file's metadata stays short.
+_LEVEL = re.compile(r"\[([0-9]|[12][0-9]|3[01])\]")
 
 
 def number_within(text: str, lowest: float, highest: float) -> float | None:
@@ -60,6 +63,10 @@ def _is_pixel_count(text: str) -> bool:
     return bool(_INTEGER.fullmatch(text)) and int(text) <= MAX_SIDE_PX
 
 
+def _is_downsample(text: str) -> bool:
+    return number_within(text, 1, MAX_DOWNSAMPLE) is not None
+
+
 def _is_model(text: str) -> bool:
     return bool(_MODELS.fullmatch(text))
 
@@ -74,13 +81,16 @@ ALLOWED: Mapping[str, Callable[[str], bool]] = {
     "openslide.bounds-y": _is_pixel_count,
     "openslide.bounds-width": _is_pixel_count,
     "openslide.bounds-height": _is_pixel_count,
+    "openslide.level[k].width": _is_pixel_count,
+    "openslide.level[k].height": _is_pixel_count,
+    "openslide.level[k].downsample": _is_downsample,
     "aperio.ScannerType": _is_model,
     "hamamatsu.Product": _is_model,
     "leica.device-model": _is_model,
     "philips.DICOM_MANUFACTURERS_MODEL_NAME": _is_model,
     "tiff.Model": _is_model,
 }
-"""Key -> whether a value of it may be carried."""
+"""Key -> whether a value of it may be carried. `[k]` stands for the number of a level, from 0 to 31."""
 
 
 def allowed_metadata(properties: Mapping[str, str]) -> dict[str, str]:
@@ -89,7 +99,22 @@ def allowed_metadata(properties: Mapping[str, str]) -> dict[str, str]:
     An entry whose key is not in `ALLOWED`, or whose value is anything but the number, colour or known name that the
     key stands for, is left out without a word: that is the normal case, not an error.
     """
-    return {key: properties[key] for key in sorted(ALLOWED) if key in properties and ALLOWED[key](properties[key])}
+    return {key: properties[key] for key in sorted(properties) if _may_carry(key, properties[key])}
+
+
+def _may_carry(key: str, value: str) -> bool:
+    allowed = ALLOWED.get(_LEVEL.sub("[k]", key))
+    return allowed is not None and "[k]" not in key and allowed(value)
+
+
+def level_metadata(levels_wh: Sequence[tuple[int, int]]) -> dict[str, str]:
+    """The entries of a pyramid that OpenSlide does not open, as it would state them: sizes in pixels of each level."""
+    found: dict[str, str] = {}
+    (l0_w, l0_h), *_ = levels_wh
+    for number, (w, h) in enumerate(levels_wh):
+        facts = {"width": w, "height": h, "downsample": f"{(l0_w / w + l0_h / h) / 2:.17g}"}
+        found |= {f"openslide.level[{number}].{key}": str(value) for key, value in facts.items()}
+    return allowed_metadata(found)
 
 
 def plausible_mpp(x_um: float | None, y_um: float | None) -> tuple[float, float] | None:

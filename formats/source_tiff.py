@@ -16,7 +16,7 @@ import numpy as np
 import tifffile
 
 from inrwsi.errors import UsageError
-from inrwsi.formats.metadata import OBJECTIVE_RANGE, plausible_mpp
+from inrwsi.formats.metadata import OBJECTIVE_RANGE, level_metadata, plausible_mpp
 from inrwsi.formats.source_base import MAX_CHANNELS, BaseSource, Facts, Scale, composite, default_background
 
 _CACHE_BYTES = 64 * 2**20
@@ -96,6 +96,7 @@ class TiffSource(BaseSource):
             background=default_background(channels, bit_depth),
             scale=_scale(self._tiff, page),
             icc=page.tags.valueof(34675),
+            metadata=level_metadata(self.levels_wh),
             bytes_on_disk=self._tiff.filehandle.size,
         )
 

@@ -18,6 +18,7 @@ __all__ = [
     "UnsupportedVersion",
     "UsageError",
     "__version__",
+    "data",
     "encode",
     "open_slide",
 ]
@@ -29,6 +30,8 @@ def __getattr__(name: str) -> Any:
     # Torch, OpenSlide and numba take seconds to import: only who asks for what needs them waits.
     if name == "encode":
         return importlib.import_module("inrwsi.encode")
+    if name == "data":
+        return importlib.import_module("inrwsi.data")
     if name in _SLIDE:
         return getattr(importlib.import_module("inrwsi.slide"), name)
     raise AttributeError(f"module 'inrwsi' has no attribute {name!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -15,7 +14,7 @@ from PIL import Image
 from inrwsi.errors import Cause, CorruptFile, UsageError
 from inrwsi.formats import layout
 from inrwsi.formats.byterange import open_ranges
-from inrwsi.geometry import Rect, resolve_downsample
+from inrwsi.geometry import Rect
 from inrwsi.slide_file import SlideFile
 from inrwsi.slide_parts import (
     AssociatedImages,
@@ -33,6 +32,7 @@ from inrwsi.slide_parts import (
     over,
     property_values,
     quickhash,
+    resolve_step,
     size_of,
     whole_and_part,
     with_scale,
@@ -316,23 +316,9 @@ class CinrSlide(openslide.AbstractSlide):
 
     def _step(self, mag: float | None, mpp: float | None, downsample: float | None) -> float:
         """Level-0 pixels a pixel of the result."""
-        given = {k: v for k, v in {"mag": mag, "mpp": mpp, "downsample": downsample}.items() if v is not None}
-        if len(given) > 1:
-            raise UsageError(f"{' and '.join(given)} are given; give one of them")
-        for name, value in given.items():
-            if not (isinstance(value, (int, float, np.number)) and math.isfinite(value) and value > 0):
-                raise UsageError(f"{name} is {value!r}; it should be a positive number")
+        scales = {"mag": mag, "mpp": mpp, "downsample": downsample}
         slide = self.header.slide
-        for name, known, what, option in (
-            ("mag", slide.objective_power, "objective power", "objective_power=20"),
-            ("mpp", slide.mpp_um, "micrometres a pixel", "mpp_um=0.5"),
-        ):
-            if name in given and known is None:
-                raise UsageError(
-                    f"{name}={given[name]:g} is asked for, but the {what} of {self._file.file} is not known; "
-                    f"say it, as in open_slide(..., {option}), or use downsample="
-                )
-        return resolve_downsample(**given, objective_power=slide.objective_power, mpp_um=slide.mpp_um)
+        return resolve_step(self._file.file, scales, mpp_um=slide.mpp_um, objective_power=slide.objective_power)
 
     def _region_job(self, region: Region) -> Callable[[], np.ndarray]:
         """What reads a region (h, w, 4) uint8; the arguments are checked now."""
@@ -350,7 +336,7 @@ class CinrSlide(openslide.AbstractSlide):
         rgba = np.zeros((rect.h, rect.w, 4), np.uint8)
         part = rect.intersect(Rect(0, 0, *level.wh))
         if wh[0] and wh[1] and not part.empty:
-            d = level.downsample
+            d = level.step
             at = rgba[part.y - y :, part.x - x :][: part.h, : part.w]
             at[..., :3] = self._pixels((part.x * d, part.y * d), d, (part.w, part.h))
             at[..., 3] = 255

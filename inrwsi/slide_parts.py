@@ -21,7 +21,7 @@ from inrwsi.config import ConfigError
 from inrwsi.errors import Cause, CorruptFile, UsageError
 from inrwsi.formats.container import Container
 from inrwsi.formats.header import Header, SlideInfo
-from inrwsi.geometry import check_output_wh, octave_wh
+from inrwsi.geometry import check_output_wh, octave_wh, resolve_downsample
 
 COARSEST_LEVEL_PX = 256
 DEFAULT_TILE_PX = 256
@@ -58,17 +58,25 @@ def openslide_errors() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Level:
-    """One level. Its pixel (i, j) covers [i, i + 1) x [j, j + 1) times `downsample`, in level-0 pixels."""
+    """One level.
+
+    Attributes:
+        wh: its size in pixels.
+        downsample: level-0 pixels a pixel, as it is stated, and by which a place in the level is found.
+        step: level-0 pixels a pixel, as its pixels are made: pixel (i, j) covers [i, i + 1) x [j, j + 1) times this.
+    """
 
     wh: tuple[int, int]
     downsample: int | float
+    step: int | float
 
 
 def octave_levels(l0_wh: tuple[int, int]) -> tuple[Level, ...]:
     """Every octave down to the first that is at most `COARSEST_LEVEL_PX` a side."""
-    levels = [Level(l0_wh, 1)]
+    levels = [Level(l0_wh, 1, 1)]
     while max(levels[-1].wh) > COARSEST_LEVEL_PX:
-        levels.append(Level(octave_wh(l0_wh, len(levels)), 2 ** len(levels)))
+        step = 2 ** len(levels)
+        levels.append(Level(octave_wh(l0_wh, len(levels)), step, step))
     return tuple(levels)
 
 
@@ -98,32 +106,97 @@ def choose_levels(header: Header, levels: str | Sequence[float], name: str) -> t
     if levels == "octaves":
         return octave_levels(header.slide.l0_wh)
     if levels == "source":
-        levels = _source_downsamples(header.metadata)
-        if not levels:
+        found = source_levels(header)
+        if not found:
             raise UsageError(
                 f"{name}: does not say which levels its source had; leave levels at 'octaves', or give their "
                 "downsamples: levels=(1, 4, 16)"
             )
+        return found
     try:
         given = [float(v) for v in levels] if not isinstance(levels, str) else []
     except (TypeError, ValueError):
         given = []
-    ascending = all(a < b < math.inf for a, b in pairwise(given))
-    if not given or given[0] != 1 or not ascending:
+    if not _are_downsamples(given):
         raise UsageError(f"levels is {levels!r}; it should be 'octaves', 'source', or downsamples such as (1, 4, 16)")
-    whole = [int(v) if v.is_integer() else v for v in given]
-    w, h = header.slide.l0_wh
-    return tuple(Level((max(1, round(w / d)), max(1, round(h / d))), d) for d in whole)
+    return tuple(Level(_rounded_wh(header.slide.l0_wh, d), d, d) for d in map(_whole, given))
 
 
-def _source_downsamples(metadata: Mapping[str, str]) -> list[float]:
-    found: list[float] = []
-    while (text := metadata.get(f"openslide.level[{len(found)}].downsample")) is not None:
+def source_levels(header: Header) -> tuple[Level, ...]:
+    """The levels of the slide that was encoded, as OpenSlide states them there; none where the file does not say."""
+    facts, l0_wh = header.metadata, header.slide.l0_wh
+    found: list[Level] = []
+    while (text := facts.get(f"openslide.level[{len(found)}].downsample")) is not None:
+        sides = [facts.get(f"openslide.level[{len(found)}].{side}") for side in ("width", "height")]
         try:
-            found.append(float(text))
-        except ValueError:
-            return []
-    return found
+            downsample = _whole(float(text))
+            wh = (int(sides[0]), int(sides[1])) if sides[0] and sides[1] else _rounded_wh(l0_wh, downsample)
+            found.append(Level(wh, downsample, _step(l0_wh, wh, downsample)))
+        except (ValueError, ArithmeticError):  # of a writer that does not keep to the spec
+            return ()
+    fits = _are_downsamples([level.downsample for level in found]) and found[0].wh == l0_wh
+    return tuple(found) if fits and all(min(level.wh) >= 1 and max(level.wh) <= max(l0_wh) for level in found) else ()
+
+
+def resolve_step(
+    name: object,
+    scales: Mapping[str, float | None],
+    *,
+    mpp_um: tuple[float, float] | None,
+    objective_power: float | None,
+    opener: str = "open_slide",
+) -> float:
+    """Level-0 pixels a pixel of what is asked for, by at most one of `mag`, `mpp` and `downsample`; none means 1.
+
+    Args:
+        name: of the slide, and `opener`, by which its scale can be given: for the message.
+        scales: what was given for each of the three.
+        mpp_um, objective_power: of the slide, where they are known.
+
+    Raises:
+        UsageError: two scales are given, one is not a positive number, or the slide lacks what it is relative to.
+    """
+    given = {key: value for key, value in scales.items() if value is not None}
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} are given; give one of them")
+    for key, value in given.items():
+        if not (isinstance(value, (int, float, np.number)) and math.isfinite(value) and value > 0):
+            raise UsageError(f"{key} is {value!r}; it should be a positive number")
+    for key, known, what, option in (
+        ("mag", objective_power, "objective power", "objective_power=20"),
+        ("mpp", mpp_um, "micrometres a pixel", "mpp_um=0.5"),
+    ):
+        if key in given and known is None:
+            raise UsageError(
+                f"{key}={given[key]:g} is asked for, but the {what} of {name} is not known; "
+                f"say it, as in {opener}(..., {option}), or use downsample="
+            )
+    return resolve_downsample(**given, objective_power=objective_power, mpp_um=mpp_um)
+
+
+def _are_downsamples(values: Sequence[float]) -> bool:
+    return bool(values) and values[0] == 1 and all(a < b < math.inf for a, b in pairwise(values))
+
+
+def _whole(downsample: float) -> int | float:
+    """An int where it is one: places in the level are then found exactly."""
+    return int(downsample) if downsample.is_integer() else downsample
+
+
+def _rounded_wh(l0_wh: tuple[int, int], downsample: float) -> tuple[int, int]:
+    return (max(1, round(l0_wh[0] / downsample)), max(1, round(l0_wh[1] / downsample)))
+
+
+def _step(l0_wh: tuple[int, int], wh: tuple[int, int], downsample: int | float) -> int | float:
+    """What a level's pixels really are in level-0 pixels: the whole number that its sides are rounded quotients of.
+
+    What is stated is a mean of quotients of sides, 3.9996 or 4.0015 where a scanner averaged 4 x 4 and cut or filled
+    what was left. By its last column such a number is off by a pixel, and 4.0015 is past the octave that serves 4.
+    """
+    whole = round(downsample)
+    if all(side // whole <= have <= -(-side // whole) for side, have in zip(l0_wh, wh, strict=True)):
+        return whole
+    return downsample
 
 
 def best_level(levels: Sequence[Level], downsample: float) -> int:

@@ -26,8 +26,8 @@ LAYERS = (
         *("inrwsi.encode", "inrwsi.encode_common", "inrwsi.encode_cinr", "inrwsi.encode_octaves"),
         *("inrwsi.encode_fit", "inrwsi.encode_sample", "inrwsi.encode_units", "inrwsi.rate_control", "inrwsi.decode"),
     ),
-    ("inrwsi.slide", "inrwsi.slide_file", "inrwsi.slide_parts"),
-    ("inrwsi.bridges", "inrwsi.serve"),
+    ("inrwsi.slide", "inrwsi.slide_file", "inrwsi.slide_parts", "inrwsi.export", "inrwsi.compare"),
+    ("inrwsi.bridges", "inrwsi.serve", "inrwsi.data"),
     ("inrwsi.cli", "benchmarks", "inrwsi.benchmarks"),
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}

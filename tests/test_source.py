@@ -315,7 +315,7 @@ def test_overview_of_a_slide_without_levels_reads_in_blocks(tmp_path: Path) -> N
     options = {**RGB, "shape": shape, "dtype": np.uint8, "tile": (256, 256)}
     tifffile.imwrite(tmp_path / "a.tif", (tiles[i % 4] for i in range(24 * 28)), **options)
     with open_source(tmp_path / "a.tif") as source:
-        assert source.metadata == {"openslide.vendor": "generic-tiff"}
+        assert source.metadata["openslide.vendor"] == "generic-tiff"
         tracemalloc.start()
         overview = source.overview(500)
         peak = tracemalloc.get_traced_memory()[1]
