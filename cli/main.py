@@ -17,8 +17,10 @@ from inrwsi import __version__
 from inrwsi.cli.bench import bench
 from inrwsi.cli.decode import decode
 from inrwsi.cli.encode import encode
+from inrwsi.cli.export import export
 from inrwsi.cli.info import info
 from inrwsi.cli.sample import sample
+from inrwsi.cli.serve import serve
 from inrwsi.cli.verify import verify
 from inrwsi.errors import InrwsiError
 
@@ -41,6 +43,11 @@ class HouseGroup(click.Group):
             sentence, code = str(error), error.exit_code
         except KeyboardInterrupt as interrupt:  # its text says what can be resumed, where anything can
             sentence, code = "; ".join(["interrupted", *map(str, interrupt.args)]), EXIT_INTERRUPTED
+        except SystemError as error:
+            # Ctrl-C in compiled code: "returned a result with an exception set", the interrupt being its cause.
+            if not isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
+                raise
+            sentence, code = "interrupted", EXIT_INTERRUPTED
         except OSError as error:
             if error.errno == errno.EPIPE:  # the reader of our output went away: click ends quietly
                 raise
@@ -63,5 +70,5 @@ def main(debug: bool) -> None:
     at any magnification."""
 
 
-for _command in (encode, decode, info, verify, sample, bench):
+for _command in (encode, decode, info, verify, export, serve, sample, bench):
     main.add_command(_command)

@@ -17,12 +17,15 @@ from inrwsi.fields import octaves, octaves_prior
 from inrwsi.fields.octaves_fused import FusedNet
 from inrwsi.fields.octaves_integer import PASSES, IntegerNet, fast_bf16, net_of, octave_step
 from inrwsi.fields.octaves_model import COARSEST_PX, FEATURES, STEP_UNIT, Decoded, OctavesModel
-from inrwsi.fields.wavelet import forward97
+from inrwsi.fields.wavelet import border_details, forward97
 from inrwsi.fit.deltas import apply_deltas
 
 # Bits of colour against those of brightness, when a symbol is chosen. On two slides that the prior had not seen: 2 %
 # fewer bits at equal MS-SSIM (of luma), and none more at equal RGB PSNR.
 CHROMA_PATIENCE = 1.75
+# The same at a chunk's last and first sites, where the wavelet's errors add up: with these, squared error within two
+# pixels of chunk borders is within 5 % of the rest, 17 % without, for 0.2 % of bits at equal PSNR.
+BORDER_PATIENCE = (0.2, 0.5)
 ROOT_UNIT = 16  # of the octave that is stored plainly: a quarter of a grey level
 MOST_SYMBOL = 2**20  # whose coefficient, in sixteenths of a unit, 32 bits hold
 PAD_TO = 4  # pixels: sites in two rows and two columns, so that every colour of the checkerboard is there
@@ -71,7 +74,10 @@ class ChunkCoder:
         self._matrix = np.array(model.matrix, np.int64).reshape(3, 3)
         self._mean = np.array(model.mean, np.int64)
         self._analyses = [_analysis(t, device) for t in analysis or prior.analysis] if encoder else []
-        self._thresholds = (thresholds(prior.tables), thresholds(prior.tables, CHROMA_PATIENCE))
+        self._limits = tuple(
+            tuple(thresholds(prior.tables, patience * share) for share in (1.0, *BORDER_PATIENCE))
+            for patience in (1.0, CHROMA_PATIENCE)
+        )
 
     def _net(self, octave: int) -> IntegerNet:
         step = octave_step(self.model.step, octave)
@@ -150,7 +156,7 @@ class ChunkCoder:
         said: list[tuple[np.ndarray, np.ndarray]] = []
 
         def choose(number: int, means: np.ndarray, scales: np.ndarray) -> np.ndarray:
-            symbols = _choose(units, number, means, scales, self._thresholds[int(PASSES[number][0] > 0)])
+            symbols = _choose(units, number, means, scales, self._limits[int(PASSES[number][0] > 0)])
             said.append((symbols, scales))
             self.said(symbols, scales)
             return symbols
@@ -173,7 +179,7 @@ class ChunkCoder:
         low, details = forward97(x)
         decoded = torch.from_numpy(below.astype(np.float32) / lifting.PIXEL_UNIT)[None].to(self._device)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._fast):
-            units = analysis(low, details, decoded, step)
+            units = analysis(low, details + border_details(low - decoded), decoded, step)
         units = units.float() * torch.exp(analysis.log_factor).view(1, -1, 1, 1)
         return units[0].permute(1, 2, 0).contiguous().cpu().numpy()
 
@@ -193,11 +199,28 @@ def _net(weights: _Weights, number: int, step: int, device: torch.device, fast: 
     return kind(weights.nets[number], step, device, fast=fast)
 
 
-def _choose(units: np.ndarray, number: int, means: np.ndarray, scales: np.ndarray, limits: np.ndarray) -> np.ndarray:
+def _choose(
+    units: np.ndarray, number: int, means: np.ndarray, scales: np.ndarray, limits: Sequence[np.ndarray]
+) -> np.ndarray:
+    """The symbols of a pass; `limits` are those within the chunk, of its last sites, and of its first ones."""
     first, bands, white, _, _ = PASSES[number]
     at = units[..., first : first + bands]
-    own = np.stack((at[0::2, int(white) :: 2], at[1::2, int(not white) :: 2]))
-    return sites.choose(np.ascontiguousarray(own).reshape(-1), means, scales, limits)
+    own = np.stack((at[0::2, int(white) :: 2], at[1::2, int(not white) :: 2])).reshape(-1)
+    symbols = sites.choose(own, means, scales, limits[0])
+    for where, own_limits in zip(_borders(*units.shape[:2], bands, white), limits[1:], strict=True):
+        symbols[where] = sites.choose(own[where], means[where], scales[where], own_limits)
+    return symbols
+
+
+@lru_cache(maxsize=64)
+def _borders(h: int, w: int, bands: int, white: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Of a pass's symbols, the numbers of those in a chunk's last row or column, and of those in its first."""
+    last, first = (np.zeros((h, w, bands), bool) for _ in (0, 1))
+    last[-1] = last[:, -1] = True
+    first[0] = first[:, 0] = True
+    by_site = (np.stack((m[0::2, int(white) :: 2], m[1::2, int(not white) :: 2])) for m in (last, first & ~last))
+    found = tuple(np.flatnonzero(m) for m in by_site)
+    return found[0], found[1]
 
 
 def thresholds(tables: FrequencyTables, patience: float = 1.0) -> np.ndarray:

@@ -140,6 +140,8 @@ def hollow(folder: Path) -> Path:
             ],
         ),
         (("info",), ["Usage: inrwsi info [OPTIONS] FILE", "inrwsi info slide.cinr --json"]),
+        (("export",), ["Usage: inrwsi export [OPTIONS] FILE OUT"]),
+        (("serve",), ["Usage: inrwsi serve [OPTIONS] PATHS..."]),
         (("verify",), ["Usage: inrwsi verify [OPTIONS] FILE", "Exit code 0: whole; 3: damaged."]),
         (("sample",), ["Usage: inrwsi sample [OPTIONS]", "inrwsi sample -o sample.tiff --size 20000x15000 --seed 7"]),
     ],

@@ -105,6 +105,7 @@ def import_violations(module: str, source: str) -> list[str]:
             found.append(f"{module} imports {top}, which is for the command line")
     if module.startswith("inrwsi.cli"):
         heavy = {"torch", "numba", "inrwsi.encode", "inrwsi.decode", "inrwsi.sample", "inrwsi.formats.source"}
+        heavy |= {"inrwsi.export", "inrwsi.compare", "inrwsi.serve", "inrwsi.data"}
         found += [f"{module} imports {n} at its top" for n in imports(module, tree, top_level=True) if n in heavy]
     return found
 

@@ -7,6 +7,8 @@ activations, whole numbers up to 255, which bfloat16 holds exactly. Arrays are c
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
@@ -15,20 +17,25 @@ _MOST = np.float32(255)
 
 
 @njit(inline="always", **_JIT)
-def _wide(bits: int) -> float:
+def _wide(bits: Any) -> Any:
     """The number that bfloat16 bits stand for."""
-    return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)  # type: ignore[attr-defined]
+    return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
 
 
 @njit(inline="always", **_JIT)
-def _narrow(value: float) -> int:
+def _narrow(value: Any) -> Any:
     """The bits of a number that bfloat16 holds exactly."""
-    return np.uint16(np.uint32(np.float32(value).view(np.uint32) >> np.uint32(16)))  # type: ignore[attr-defined]
+    return np.uint16(np.uint32(np.float32(value).view(np.uint32) >> np.uint32(16)))
 
 
 @njit(inline="always", **_JIT)
-def _activation(total: float, bias: float, scale: float) -> float:
+def _activation(total: Any, bias: Any, scale: Any) -> Any:
     return min(max(np.rint((total + bias) * scale), np.float32(0)), _MOST)
+
+
+@njit(inline="always", **_JIT)
+def _whole(total: Any, bias: Any, scale: Any, most: Any) -> Any:
+    return min(max(np.int64(np.rint((total + bias) * scale)), -most), most)
 
 
 @njit(**_JIT)
@@ -159,11 +166,10 @@ def means_and_scales(
     means, indices = np.empty((n, bands), np.int32), np.empty((n, bands), np.uint8)
     for k in range(bands):
         for i in range(n):
-            value = np.int32(np.rint((_wide(total[i, k]) + bias[k]) * scale[k]))
-            means[i, k] = min(max(value, -mean_max), mean_max)
+            means[i, k] = _whole(_wide(total[i, k]), bias[k], scale[k], mean_max)
         for i in range(n):
-            value = np.int32(np.rint((_wide(total[i, bands + k]) + bias[bands + k]) * scale[bands + k]))
-            indices[i, k] = min(max(min(max(value, -mean_max), mean_max) + offset, 0), scales - 1)
+            index = _whole(_wide(total[i, bands + k]), bias[bands + k], scale[bands + k], mean_max) + offset
+            indices[i, k] = min(max(index, 0), scales - 1)
     return means, indices
 
 
@@ -177,8 +183,7 @@ def residual_pixels(total: np.ndarray, bias: np.ndarray, scale: np.ndarray, most
             for x in range(w):
                 for k in range(4):
                     n = 4 * c + k
-                    value = np.int64(np.rint((_wide(total[i, x, n]) + bias[n]) * scale[n]))
-                    value = min(max(value, -most), most) * octave_step
+                    value = _whole(_wide(total[i, x, n]), bias[n], scale[n], most) * octave_step
                     pixels[c, 2 * i + (k >> 1), 2 * x + (k & 1)] = (value + (1 << 11)) >> 12
     return pixels
 

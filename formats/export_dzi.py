@@ -1,0 +1,47 @@
+"""Deep Zoom: a small XML file and, beside it, a folder of JPEG tiles for each level, down to a single pixel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from inrwsi.formats.export_base import TILE_PX, PyramidWriter, encode_jpeg
+
+_FORMAT = "jpeg"
+# Deep Zoom counts its levels from the single pixel up, and its tiles may overlap; without, each pixel is stored once.
+_XML = """<?xml version="1.0" encoding="UTF-8"?>
+<Image xmlns="http://schemas.microsoft.com/deepzoom/2008" Format="{format}" Overlap="0" TileSize="{tile_px}">
+  <Size Width="{width}" Height="{height}"/>
+</Image>
+"""
+
+
+class DeepZoom(PyramidWriter):
+    """Deep Zoom has no place for scale, objective power, ICC profile and associated images."""
+
+    suffixes: ClassVar[tuple[str, ...]] = (".dzi",)
+    smallest_level_px: ClassVar[int] = 1
+
+    @classmethod
+    def targets(cls, out: Path) -> tuple[Path, ...]:
+        return (out.with_name(f"{out.stem}_files"), out)
+
+    @classmethod
+    def is_own(cls, target: Path) -> bool:
+        if target.suffix.lower() in cls.suffixes:
+            return target.is_file()
+        return target.is_dir() and all(entry.name.isdecimal() for entry in target.iterdir())
+
+    def _begin(self) -> None:
+        self._tiles, description = (self._partial / target.name for target in self.targets(self.out))
+        for number in range(self.level_count):
+            (self._tiles / str(number)).mkdir(parents=True)
+        width, height = self.spec.l0_wh
+        text = _XML.format(format=_FORMAT, tile_px=TILE_PX, width=width, height=height)
+        description.write_text(text, encoding="utf-8")
+
+    def put(self, level: int, tile_ij: tuple[int, int], pixels: np.ndarray) -> None:
+        folder = self._tiles / str(self.level_count - 1 - level)
+        (folder / f"{tile_ij[0]}_{tile_ij[1]}.{_FORMAT}").write_bytes(encode_jpeg(pixels, self.spec))

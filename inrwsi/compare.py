@@ -1,0 +1,227 @@
+"""How far a `.cinr` file is from the slide that it was made of: PSNR, SSIM and the worst tiles, over all of it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from inrwsi.decode import Decoder
+from inrwsi.errors import UsageError
+from inrwsi.formats.container import Container
+from inrwsi.formats.source import SlideSource, open_source
+from inrwsi.metrics import SquaredError
+from inrwsi.progress import Progress
+
+TILE_PX = 256
+BAND_PX = 4096  # columns at a time: with STRIP_ROWS it bounds what is held, however large the slide
+STRIP_ROWS = 512
+DIFFERENCE_GAIN = 8
+
+_WINDOW_PX, _SIGMA = 11, 1.5
+_C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+_LUMA = (0.299, 0.587, 0.114)
+_BORDER_PX, _CAPTION_PX = 4, 14
+
+
+@dataclass(frozen=True)
+class TileError:
+    """One tile, `TILE_PX` a side, less at the slide's edge.
+
+    Attributes:
+        l0_xy: its top left corner, in level-0 pixels.
+        psnr_db: over its pixels, all channels together; inf where there is no error.
+        source, decoded: (h, w, C) uint8.
+    """
+
+    l0_xy: tuple[int, int]
+    psnr_db: float
+    source: np.ndarray = field(repr=False, compare=False)
+    decoded: np.ndarray = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class CompareReport:
+    """Figures of the whole slide.
+
+    Attributes:
+        psnr_db: of the squared error over all pixels and channels, peak 255; inf where there is no error.
+        ssim: mean over all windows that lie within the slide, of luma; nan where it is smaller than one.
+        l0_wh: size that was compared, in level-0 pixels.
+        worst: the tiles with the largest error, the worst first.
+    """
+
+    psnr_db: float
+    ssim: float
+    l0_wh: tuple[int, int]
+    worst: tuple[TileError, ...]
+
+
+def compare(
+    file: str | os.PathLike[str] | BinaryIO | Container,
+    against: str | os.PathLike[str] | np.ndarray | SlideSource,
+    *,
+    worst: int = 8,
+    device: str = "auto",
+    cache_bytes: int = 256 << 20,
+    progress: Callable[[Progress], None] | None = None,
+) -> CompareReport:
+    """Decode all of a `.cinr` file and compare it with a slide, a strip of 4096 x 512 pixels at a time.
+
+    SSIM is of BT.601 luma, Wang, Bovik, Sheikh and Simoncelli 2004, section III.B: 11 x 11 Gaussian windows of sigma
+    1.5, K1 = 0.01, K2 = 0.03, L = 255.
+
+    Args:
+        file: path, URL, seekable binary file object or open container, which stays the caller's to close.
+        against: slide file or picture, (h, w, C) uint8 pixels, or an open source, which stays the caller's to close.
+        worst: how many of the worst tiles to report.
+        device: auto, cpu or cuda.
+        cache_bytes: limit of what the decoder keeps.
+        progress: called now and then with what is done.
+
+    Raises:
+        UsageError: one of the two cannot be read, or they differ in size, channels or bit depth.
+        CorruptFile, UnsupportedVersion: as `Decoder`.
+    """
+    if isinstance(against, (str, os.PathLike, np.ndarray)):
+        with open_source(against) as source:
+            return compare(file, source, worst=worst, device=device, cache_bytes=cache_bytes, progress=progress)
+    with Decoder(file, device=device, cache_bytes=cache_bytes) as decoder:  # type: ignore[arg-type]
+        check_comparable(decoder.container, against)
+        return _compare(decoder, against, worst, progress or (lambda _: None))
+
+
+def check_comparable(container: Container, source: SlideSource) -> None:
+    """Raise `UsageError` unless the slide has the size, channels and bit depth that the file has."""
+    slide = container.header.slide
+    ours = (slide.width, slide.height, slide.channels, slide.bit_depth)
+    theirs = (source.width, source.height, source.channels, source.bit_depth)
+    if ours != theirs:
+        have, want = ("{} x {} pixels with {} channels of {} bits".format(*facts) for facts in (theirs, ours))
+        raise UsageError(f"{source.name}: has {have}, but {container.path} {want}; give the slide that it was made of")
+
+
+def _compare(decoder: Decoder, source: SlideSource, worst: int, progress: Callable[[Progress], None]) -> CompareReport:
+    whole, tiles = SquaredError(), _Worst(worst)
+    ssim, windows, done = 0.0, 0, 0
+    width, height = decoder.header.slide.l0_wh
+    for x in range(0, width, BAND_PX):
+        band = min(BAND_PX, width - x)
+        for y, first, original, decoded in _strips(decoder, source, x):
+            sums, count = _ssim(_luma(original), _luma(decoded))
+            ssim, windows = ssim + sums, windows + count
+            pair = original[first:, :band], decoded[first:, :band]
+            whole.add(*pair)
+            tiles.add((x, y), *pair)
+            done += pair[0].shape[0] * band
+            progress(Progress("compare", done / 1e6, width * height / 1e6, "Mpx", f"{whole.psnr_db:.2f} dB"))
+    return CompareReport(whole.psnr_db, ssim / windows if windows else math.nan, (width, height), tiles.found())
+
+
+def _strips(decoder: Decoder, source: SlideSource, x: int) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
+    """A band of columns from `x`, top to bottom: (y, first, original, decoded), the last two (rows, columns, C) uint8.
+
+    Row `first` is row y of the slide. Rows before it, and columns past the band, belong to what is beside the strip:
+    each window of SSIM lies whole in just one strip.
+    """
+    overlap = _WINDOW_PX - 1
+    width, height = decoder.header.slide.l0_wh
+    w = min(BAND_PX + overlap, width - x)
+    above: tuple[np.ndarray, ...] = ()
+    y = 0
+    for decoded in decoder.strips((x, 0), (w, height), strip_rows=STRIP_ROWS):
+        pair = (source.read((x, y), (w, len(decoded))), decoded)
+        y += len(decoded)
+        first = len(above[0]) if above else 0
+        joined = tuple(np.concatenate(parts) for parts in zip(above, pair, strict=True)) if above else pair
+        yield y - len(decoded), first, joined[0], joined[1]
+        above = tuple(part[-overlap:].copy() for part in joined)
+
+
+def _luma(pixels: np.ndarray) -> torch.Tensor:
+    """(h, w, C) uint8 -> (1, 1, h, w) float32, 0 to 255, of BT.601 where there are three channels."""
+    values = torch.from_numpy(pixels.astype(np.float32))
+    luma = values @ torch.tensor(_LUMA) if pixels.shape[2] == 3 else values.mean(dim=2)
+    return luma[None, None]
+
+
+def _ssim(a: torch.Tensor, b: torch.Tensor) -> tuple[float, int]:
+    """Sum of SSIM over the windows within (1, 1, h, w), and their number."""
+    if min(a.shape[2:]) < _WINDOW_PX:
+        return 0.0, 0
+    offsets = torch.arange(_WINDOW_PX, dtype=torch.float32) - _WINDOW_PX // 2
+    taps = torch.exp(-0.5 * (offsets / _SIGMA) ** 2)
+    taps /= taps.sum()
+    # Squares of values about their middle: in float32 those of 0 to 255 would lose what flat glass varies by.
+    p, q = a - 128, b - 128
+    fields = torch.cat((p, q, p * p + q * q, p * q)).contiguous()  # (4, 1, h, w)
+    rows = torch.nn.functional.conv2d(fields, taps.view(1, 1, 1, -1))
+    mean_p, mean_q, squares, product = torch.nn.functional.conv2d(rows, taps.view(1, 1, -1, 1))[:, 0].double()
+    contrast = (2 * (product - mean_p * mean_q) + _C2) / (squares - mean_p**2 - mean_q**2 + _C2)
+    mean_a, mean_b = mean_p + 128, mean_q + 128
+    maps = contrast * (2 * mean_a * mean_b + _C1) / (mean_a**2 + mean_b**2 + _C1)
+    return float(maps.sum()), maps.numel()
+
+
+class _Worst:
+    """The tiles with the largest mean squared error so far, at most `count` of them with their pixels."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._tiles: list[tuple[float, TileError]] = []
+
+    def add(self, l0_xy: tuple[int, int], original: np.ndarray, decoded: np.ndarray) -> None:
+        """The tiles of a strip that begins at `l0_xy`, a corner of tiles."""
+        for top in range(0, original.shape[0], TILE_PX):
+            for left in range(0, original.shape[1], TILE_PX):
+                at = np.s_[top : top + TILE_PX, left : left + TILE_PX]
+                error = SquaredError()
+                error.add(original[at], decoded[at])
+                if len(self._tiles) < self._count or (self._tiles and error.mse > self._tiles[-1][0]):
+                    xy = (l0_xy[0] + left, l0_xy[1] + top)
+                    tile = TileError(xy, error.psnr_db, original[at].copy(), decoded[at].copy())
+                    self._tiles.append((error.mse, tile))
+                    self._tiles.sort(key=lambda entry: (-entry[0], entry[1].l0_xy[1], entry[1].l0_xy[0]))
+                    del self._tiles[self._count :]
+
+    def found(self) -> tuple[TileError, ...]:
+        return tuple(tile for _, tile in self._tiles)
+
+
+def worst_tiles_picture(tiles: tuple[TileError, ...]) -> Image.Image:
+    """A row a tile: the source, what was decoded, and grey plus `DIFFERENCE_GAIN` times their difference; RGB."""
+    row_px = TILE_PX + _CAPTION_PX + _BORDER_PX
+    picture = Image.new("RGB", (3 * (TILE_PX + _BORDER_PX) + _BORDER_PX, row_px * len(tiles) + _BORDER_PX), "white")
+    draw = ImageDraw.Draw(picture)
+    for number, tile in enumerate(tiles):
+        y = _BORDER_PX + number * row_px
+        difference = 128 + DIFFERENCE_GAIN * (tile.decoded.astype(np.int32) - tile.source)
+        panes = (tile.source, tile.decoded, np.clip(difference, 0, 255).astype(np.uint8))
+        captions = (
+            f"x={tile.l0_xy[0]} y={tile.l0_xy[1]}",
+            f"decoded, {tile.psnr_db:.2f} dB",
+            f"difference x {DIFFERENCE_GAIN}",
+        )
+        for column, (pane, caption) in enumerate(zip(panes, captions, strict=True)):
+            x = _BORDER_PX + column * (TILE_PX + _BORDER_PX)
+            draw.text((x, y), caption, fill="black")
+            rgb = pane if pane.shape[2] == 3 else np.repeat(pane, 3, axis=2)
+            picture.paste(Image.fromarray(rgb), (x, y + _CAPTION_PX))
+    return picture
+
+
+def save_picture(picture: Image.Image, out: Path) -> None:
+    """Write a PNG that appears whole. OSError where it cannot be written."""
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        picture.save(partial, "png")
+        os.replace(partial, out)
+    finally:
+        partial.unlink(missing_ok=True)

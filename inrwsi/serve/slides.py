@@ -1,0 +1,161 @@
+"""An open slide as the server reads it: pixels in the colours of a screen, of the `.cinr` file and of its source."""
+
+from __future__ import annotations
+
+import io
+import math
+import threading
+from pathlib import Path
+
+import numpy as np
+import openslide
+from PIL import Image, ImageCms
+
+from inrwsi.decode import Decoder
+from inrwsi.geometry import Rect
+from inrwsi.resample import AreaSum
+from inrwsi.slide_parts import over
+
+# OpenSlide tells downsamples from sizes, which are rounded: 16.02. Pixels of levels that scanners write cover 16 x 16.
+ROUNDED = 0.01
+BLOCK_PX = 2048  # of the source, read at a time
+
+
+class OpenCinr:
+    """A `.cinr` file. Thread safe.
+
+    Args:
+        decoded_bytes: limit of what is kept decoded.
+
+    Raises:
+        CorruptFile, UnsupportedVersion, UsageError: as `Decoder`.
+    """
+
+    def __init__(self, path: Path, device: str, decoded_bytes: int) -> None:
+        self.decoder = Decoder(path, device=device, cache_bytes=decoded_bytes)
+        self.header = self.decoder.header
+        self._to_srgb = srgb_transform(self.decoder.container.icc())
+        self._payload_bytes: dict[int, np.ndarray] = {}
+        self._lock = threading.Lock()
+
+    def __del__(self) -> None:
+        if hasattr(self, "decoder"):
+            self.decoder.close()
+
+    def picture(
+        self,
+        l0_xy: tuple[int, int],
+        l0_wh: tuple[int, int],
+        *,
+        step: float = 1.0,
+        out_wh: tuple[int, int] | None = None,
+    ) -> Image.Image:
+        """A rectangle, RGB or L, in sRGB where the slide has a profile. Arguments and errors as `Decoder`'s."""
+        return self._shown(self.decoder.read_region(l0_xy, l0_wh, step=step, out_wh=out_wh))
+
+    def _shown(self, pixels: np.ndarray) -> Image.Image:
+        if pixels.shape[2] == 1:
+            return Image.fromarray(pixels[..., 0])
+        return to_srgb(Image.fromarray(pixels), self._to_srgb)
+
+    def payload_bytes(self, octave: int) -> np.ndarray:
+        """(rows, columns) int64: bytes of each chunk of an octave, 0 where it is blank. Raises CorruptFile(INDEX)."""
+        with self._lock:
+            if octave not in self._payload_bytes:
+                columns, rows = self.header.grid_wh(octave)
+                sizes = (entry.payload_bytes for entry in self.decoder.container.entries(octave))
+                self._payload_bytes[octave] = np.fromiter(sizes, np.int64, rows * columns).reshape(rows, columns)
+            return self._payload_bytes[octave]
+
+
+class OpenSource:
+    """The slide that a `.cinr` file was made from, read with OpenSlide. Thread safe.
+
+    Raises:
+        OpenSlideError, OSError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._slide = openslide.open_slide(path)
+        # A picture that is no slide is decoded as a whole when it is first read; threads must not all do that.
+        self._slide.read_region((0, 0), 0, (1, 1))
+        self._downsamples = [_unrounded(d) for d in self._slide.level_downsamples]
+        self._to_srgb = srgb_transform(self._slide.color_profile.tobytes() if self._slide.color_profile else None)
+        background = self._slide.properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "ffffff")
+        self._background = np.array(list(bytes.fromhex(background)), np.uint8)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_slide"):
+            self._slide.close()
+
+    def picture(self, out: Rect, step: float) -> Image.Image:
+        """As `read`, RGB, in sRGB where the slide has a profile."""
+        return to_srgb(Image.fromarray(self.read(out, step)), self._to_srgb)
+
+    def read(self, out: Rect, step: float) -> np.ndarray:
+        """Pixels (h, w, 3) uint8 of `step` level-0 pixels a side, as they are stored, over the slide's background.
+
+        They are means over the coarsest level that is no coarser, or that level's own.
+
+        Args:
+            out: in pixels of `step` level-0 pixels, on the slide.
+
+        Raises:
+            OpenSlideError: the file is damaged.
+        """
+        level = self._slide.get_best_level_for_downsample(step * (1 + ROUNDED))
+        scale = step / self._downsamples[level]
+        # The last pixels of a level that was rounded down stand for the slide up to its edge.
+        ends = [math.ceil(side / self._downsamples[level] - ROUNDED) for side in self._slide.dimensions]
+        x, y = math.floor(out.x * scale), math.floor(out.y * scale)
+        right, bottom = (
+            min(math.ceil((out.x + out.w) * scale), ends[0]),
+            min(math.ceil((out.y + out.h) * scale), ends[1]),
+        )
+        total = AreaSum((out.x, out.x + out.w), (out.y, out.y + out.h), (0.0, 0.0), scale, 3)
+        for top in range(y, bottom, BLOCK_PX):
+            for left in range(x, right, BLOCK_PX):
+                block = Rect(left, top, min(BLOCK_PX, right - left), min(BLOCK_PX, bottom - top))
+                pixels = self._level(level, block)
+                if scale == 1 and (block.w, block.h) == (out.w, out.h):
+                    return pixels
+                total.add((left, top), (block.w, block.h), pixels)
+        return total.result(self._background)
+
+    def _level(self, level: int, l_rect: Rect) -> np.ndarray:
+        """(h, w, 3) uint8 of a level, which may end a pixel before the rectangle does."""
+        wh, downsample = self._slide.level_dimensions[level], self._slide.level_downsamples[level]
+        x, y = min(l_rect.x, wh[0] - 1), min(l_rect.y, wh[1] - 1)
+        size = (min(l_rect.x + l_rect.w, wh[0]) - x, min(l_rect.y + l_rect.h, wh[1]) - y)
+        # It is asked for by OpenSlide's own downsample, which takes it back to the whole pixel.
+        rgba = self._slide.read_region(
+            (round(x * downsample), round(y * downsample)), level, (max(1, size[0]), max(1, size[1]))
+        )
+        pixels = over(np.asarray(rgba), tuple(self._background.tolist()))
+        short = (l_rect.h - pixels.shape[0], l_rect.w - pixels.shape[1])
+        return np.pad(pixels, ((0, short[0]), (0, short[1]), (0, 0)), mode="edge") if any(short) else pixels
+
+
+def _unrounded(downsample: float) -> float:
+    whole = float(round(downsample))
+    return whole if abs(downsample / whole - 1) <= ROUNDED else downsample
+
+
+def srgb_transform(icc: bytes | None) -> ImageCms.ImageCmsTransform | None:
+    """From a slide's profile to sRGB, by the intent that the profile asks for; None without one that can be used."""
+    if not icc:
+        return None
+    try:
+        profile = ImageCms.getOpenProfile(io.BytesIO(icc))
+        intent = ImageCms.Intent(ImageCms.getDefaultIntent(profile))
+        return ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), "RGB", "RGB", intent)
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return None
+
+
+def to_srgb(image: Image.Image, transform: ImageCms.ImageCmsTransform | None) -> Image.Image:
+    """The picture in sRGB, changed in place."""
+    if transform is not None:
+        ImageCms.applyTransform(image, transform, inPlace=True)
+        image.info.pop("icc_profile", None)
+    return image

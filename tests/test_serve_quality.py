@@ -1,0 +1,147 @@
+"""What a view costs and how good it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from inrwsi.decode import Decoder
+from inrwsi.errors import UsageError
+from inrwsi.formats.container import Chunk, Container
+from inrwsi.geometry import Rect
+from inrwsi.serve import app
+from inrwsi.serve.quality import View, needed_chunks, view_bits, view_psnr_db
+from inrwsi.serve.slides import OpenCinr, OpenSource
+from tests.conftest import Encoded
+from tests.fake_octaves import FakeCoder, FakeFile, fake_file
+from tests.served import served
+
+WH = (1101, 699)
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> FakeFile:
+    return fake_file(tmp_path_factory.mktemp("quality") / "noise.cinr", WH, blank=[(0, (2, 1))])
+
+
+@pytest.fixture
+def slide(noise: FakeFile, monkeypatch: pytest.MonkeyPatch) -> OpenCinr:
+    monkeypatch.setattr("inrwsi.octave_tiles.ChunkCoder", FakeCoder)
+    return OpenCinr(noise.path, "cpu", 1 << 26)
+
+
+VIEWS = [
+    (Rect(0, 0, 1101, 699), 1.0),
+    (Rect(0, 0, 1101, 699), 2.0),
+    (Rect(0, 0, 1101, 699), 4.0),
+    (Rect(0, 0, 1101, 699), 300.0),
+    (Rect(256, 256, 256, 256), 1.0),
+    (Rect(300, 10, 213, 300), 1.0),
+    (Rect(512, 0, 512, 512), 2.0),
+    (Rect(512, 0, 512, 512), 4.0),
+    (Rect(600, 200, 400, 400), 3.1),
+    (Rect(1100, 698, 1, 1), 8.0),
+]
+
+
+@pytest.mark.parametrize(("l0", "downsample"), VIEWS)
+def test_bits_are_of_the_chunks_that_a_decoder_reads(
+    slide: OpenCinr, noise: FakeFile, monkeypatch: pytest.MonkeyPatch, l0: Rect, downsample: float
+) -> None:
+    """A decoder that has nothing in memory reads these and no others; a blank one costs nothing."""
+    read = set()
+    chunk = Container.chunk
+
+    def noted(self: Container, octave: int, chunk_ij: tuple[int, int]) -> Chunk:
+        read.add((octave, chunk_ij))
+        return chunk(self, octave, chunk_ij)
+
+    monkeypatch.setattr(Container, "chunk", noted)
+    with Decoder(noise.path, device="cpu") as decoder:
+        decoder.read_region((l0.x, l0.y), (l0.w, l0.h), out_wh=None, step=downsample)
+    view = View(l0, downsample)
+    needed = {
+        (octave, (i, j))
+        for octave, c in needed_chunks(slide.header, view)
+        for j in range(c.y, c.y + c.h)
+        for i in range(c.x, c.x + c.w)
+    }
+    # The decoder rounds the view to whole output pixels; of a step that does not divide it they may end earlier.
+    assert read <= needed
+    if (l0.w % downsample, l0.h % downsample) == (0, 0) or (l0.w, l0.h) == WH:
+        assert read == needed
+    assert view_bits(slide, view) == 8 * sum(len(noise.payloads.get(key, b"")) for key in needed)
+
+
+def test_psnr_is_of_the_views_pixels(noise: FakeFile, slide: OpenCinr, tmp_path: Path) -> None:
+    worse = noise.octaves[0].astype(int)
+    worse[:, 600:] += np.where(worse[:, 600:] < 128, 10, -10)
+    Image.fromarray(worse.astype(np.uint8)).save(tmp_path / "source.png", compress_level=1)
+    source = OpenSource(tmp_path / "source.png")
+    ten = 20 * np.log10(255 / 10)
+    assert view_psnr_db(slide, source, View(Rect(0, 0, 600, 699), 1.0)) == 100.0
+    assert view_psnr_db(slide, source, View(Rect(600, 0, 501, 699), 1.0)) == pytest.approx(ten)
+    assert view_psnr_db(slide, source, View(Rect(500, 0, 200, 699), 1.0)) == pytest.approx(ten + 10 * np.log10(2))
+    # Past native as at native; means of pixels of both at other scales.
+    assert view_psnr_db(slide, source, View(Rect(600, 0, 400, 400), 0.25)) == pytest.approx(ten)
+    assert view_psnr_db(slide, source, View(Rect(0, 0, 598, 699), 2.0)) == 100.0
+    assert view_psnr_db(slide, source, View(Rect(0, 0, 590, 690), 1.7)) == 100.0
+
+
+def test_of_a_large_view_the_middle_is_measured(noise: FakeFile, slide: OpenCinr, tmp_path: Path) -> None:
+    wrong = 255 - noise.octaves[0]
+    wrong[:, 38:-38] = noise.octaves[0][:, 38:-38]  # 1025 columns
+    Image.fromarray(wrong).save(tmp_path / "source.png", compress_level=1)
+    source = OpenSource(tmp_path / "source.png")
+    assert view_psnr_db(slide, source, View(Rect(0, 0, *WH), 1.0)) == 100.0
+    assert view_psnr_db(slide, source, View(Rect(0, 0, 1000, 699), 1.0)) < 30
+
+
+def test_the_answer(noise: FakeFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inrwsi.octave_tiles.ChunkCoder", FakeCoder)
+    path = tmp_path / "s.cinr"
+    path.write_bytes(noise.path.read_bytes())
+    where = "/quality/s?x=256.4&y=256&w=255.2&h=256&downsample=1"
+    bits = 8 * sum(len(noise.payloads[key]) for key in ((0, (1, 1)), *((octave, (0, 0)) for octave in range(1, 8))))
+    with served(app([path])) as server:
+        answer = server.get(where)
+        assert json.loads(answer.body) == {"bits": bits, "bpp": bits / 65536, "psnr_db": None}
+        assert answer.headers["cache-control"] == "no-cache"
+        past_native = json.loads(server.get(where.replace("=1", "=.1")).body)
+        assert past_native["bpp"] == bits / 65536
+        wrong = {
+            "x=1&y=2&w=3&h=4": b"downsample is None; it should be a number\n",
+            "x=1&y=2&w=a&h=4&downsample=1": b"w is 'a'; it should be a number\n",
+            "x=1&y=2&w=3&h=nan&downsample=1": b"x, y, w, h and downsample should be numbers, the last above 0\n",
+            "x=1&y=2&w=3&h=4&downsample=0": b"x, y, w, h and downsample should be numbers, the last above 0\n",
+            "x=1101&y=2&w=3&h=4&downsample=1": b"nothing of the slide, which is 1101 x 699 pixels, is in x, y, w, h\n",
+        }
+        for query, sentence in wrong.items():
+            answer = server.get(f"/quality/s?{query}")
+            assert (answer.status, answer.body) == (400, sentence)
+        assert server.get("/quality/t?x=0&y=0&w=9&h=9&downsample=1").status == 404
+    Image.fromarray(noise.octaves[0]).save(tmp_path / "s.png", compress_level=1)
+    with served(app([path])) as server:
+        assert json.loads(server.get(where).body) == {"bits": bits, "bpp": bits / 65536, "psnr_db": 100.0}
+
+
+def test_views_are_cut_to_the_slide() -> None:
+    assert View.of(WH, (-50.5, 10.5, 60.6, 1e9), 2.0) == View(Rect(0, 10, 11, 689), 2.0)
+    assert View(Rect(0, 0, 40, 20), 2.0).pixels == 200
+    assert View(Rect(0, 0, 40, 20), 0.5).pixels == 800
+    with pytest.raises(UsageError, match="nothing of the slide"):
+        View.of(WH, (5, 5, 0, 5), 1.0)
+
+
+def test_a_file_of_one_octave(encoded: Encoded) -> None:
+    """Of model `cinr` every view is made of tiles of level 0, whatever its scale."""
+    slide = OpenCinr(encoded.path, "cpu", 1 << 24)
+    sizes = slide.payload_bytes(0)
+    for downsample in (0.5, 1.0, 4.0):
+        assert view_bits(slide, View(Rect(0, 0, 200, 140), downsample)) == 8 * sizes.sum()
+        assert view_bits(slide, View(Rect(64, 64, 64, 64), downsample)) == 8 * sizes[1, 1]
+    assert sizes[:, :3].min() > 0
