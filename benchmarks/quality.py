@@ -7,8 +7,7 @@ anything over tissue where there is none) is absent rather than nan; PSNR of ide
 Metrics, for `_tissue` over the pixels under the mask only (windows of SSIM by their centre):
     psnr_rgb: dB, peak 255, squared error over all three channels together.
     psnr_luma: dB, peak 255, of BT.601 luma 0.299 R + 0.587 G + 0.114 B, not rounded.
-    ssim: of that luma. Wang, Bovik, Sheikh, Simoncelli 2004, section III.B: 11x11 Gaussian window of sigma 1.5,
-        K1 = 0.01, K2 = 0.03, L = 255; windows that lie within the picture.
+    ssim: of that luma, as `inrwsi.metrics.ssim_maps` has it.
     ms_ssim: of that luma. Wang, Simoncelli, Bovik 2003, equation 7, with the weights of section 3.2; each scale is a
         2x2 mean of the one before; a negative mean counts as 0.
     worst1pct_psnr: dB, RGB, of the 1 % (rounded up) of tiles with the largest error; all their pixels together.
@@ -21,19 +20,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 
 from inrwsi.errors import UsageError
+from inrwsi.metrics import WINDOW_PX, luma_of, ssim_maps
 
 TILE_PX = 64  # a handful of nuclei across at 20x: what a reader would call one bad spot
-WINDOW_PX = 11
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 SMALLEST_MS_SSIM_PX = WINDOW_PX << (len(SCALE_WEIGHTS) - 1)
-LUMA_WEIGHTS = (0.299, 0.587, 0.114)
 
-_SIGMA = 1.5
-_C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 _WORST_SHARE = 0.01
 
 
@@ -172,11 +167,6 @@ def check_pair(original: np.ndarray, decoded: np.ndarray) -> None:
         raise UsageError(f"the decoded picture must be {original.shape} like its original, not {decoded.shape}")
 
 
-def luma_of(rgb: np.ndarray) -> np.ndarray:
-    """BT.601 luma, 0 to 255, not rounded: (h, w, 3) uint8 -> (h, w) float32."""
-    return rgb.astype(np.float32) @ np.array(LUMA_WEIGHTS, np.float32)
-
-
 def psnr_db(mse: float) -> float:
     """10 log10(255^2 / mse); inf for 0."""
     return 10 * math.log10(255**2 / mse) if mse > 0 else math.inf
@@ -227,13 +217,11 @@ def _scales(a: np.ndarray, b: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]
     """Maps of SSIM and of contrast x structure, (h - 10, w - 10) each, of as many scales as fit (one or all)."""
     smallest = min(a.shape)
     count = len(SCALE_WEIGHTS) if smallest >= SMALLEST_MS_SSIM_PX else int(smallest >= WINDOW_PX)
-    offsets = np.arange(WINDOW_PX) - WINDOW_PX // 2
-    taps = np.exp(-0.5 * (offsets / _SIGMA) ** 2)
     found = []
     for number in range(count):
         if number:
             a, b = _halve(a), _halve(b)
-        found.append(_ssim_maps(a, b, taps / taps.sum()))
+        found.append(ssim_maps(a, b))
     return found
 
 
@@ -242,40 +230,6 @@ def _halve(values: np.ndarray) -> np.ndarray:
     h, w = values.shape[0] // 2 * 2, values.shape[1] // 2 * 2
     rows = values[0:h:2, :w] + values[1:h:2, :w]
     return (rows[:, 0::2] + rows[:, 1::2]) / 4
-
-
-@numba.njit(cache=True, nogil=True)
-def _ssim_maps(a: np.ndarray, b: np.ndarray, taps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """SSIM and contrast x structure of each window within (h, w) float32: two (h - n + 1, w - n + 1) float32."""
-    n, w = taps.size, a.shape[1]
-    h_out, w_out = a.shape[0] - n + 1, w - n + 1
-    ssim = np.empty((h_out, w_out), np.float32)
-    structure = np.empty((h_out, w_out), np.float32)
-    column = np.empty((4, w))  # weighted sums down the window: a, b, a^2 + b^2, a b
-    window = np.empty((4, w_out))
-    for y in range(h_out):
-        column[:] = 0.0
-        for k in range(n):
-            tap = taps[k]
-            for x in range(w):
-                p, q = np.float64(a[y + k, x]), np.float64(b[y + k, x])
-                column[0, x] += tap * p
-                column[1, x] += tap * q
-                column[2, x] += tap * (p * p + q * q)
-                column[3, x] += tap * (p * q)
-        window[:] = 0.0
-        for field in range(4):
-            for k in range(n):
-                tap = taps[k]
-                for x in range(w_out):
-                    window[field, x] += tap * column[field, x + k]
-        for x in range(w_out):
-            squares = window[0, x] ** 2 + window[1, x] ** 2
-            product = window[0, x] * window[1, x]
-            contrast = (2 * (window[3, x] - product) + _C2) / (window[2, x] - squares + _C2)
-            structure[y, x] = contrast
-            ssim[y, x] = contrast * (2 * product + _C1) / (squares + _C1)
-    return ssim, structure
 
 
 def _tiles(squares: np.ndarray, mask: np.ndarray | None, tile_px: int) -> tuple[tuple[float, int], ...]:

@@ -31,7 +31,7 @@ SHOWS_A_NAME = ("label", "macro", "overview")
 GROUPS = (
     ("Output", ("out", "overwrite", "resume", "keep_associated")),
     ("Target (at most one)", ("quality", "psnr_db", "ratio", "size_bytes")),
-    ("Model", ("model", "effort", "seed")),
+    ("Model", ("model", "effort", "self_contained", "seed")),
     ("Of model cinr, in place of a target", ("bpp", "passes", "tile_px", "weight_bits")),
     ("What the source does not say", ("source_mpp", "objective_power")),
     ("Running", ("device", "threads", "memory_mb", "quiet")),
@@ -110,6 +110,13 @@ Examples:
     "[default: default]",
 )
 @click.option(
+    "--self-contained",
+    is_flag=True,
+    default=None,
+    help="Of octaves. Hold all networks in the file, for about 155 kB: it then needs none of the package's. Files from "
+    "15 MB on do so anyway.",
+)
+@click.option(
     "--bpp",
     type=click.FloatRange(0.02, 24),
     metavar="BITS",
@@ -176,6 +183,7 @@ def encode(
     size_bytes: int | None,
     model: str,
     effort: str | None,
+    self_contained: bool | None,
     bpp: float | None,
     passes: int | None,
     tile_px: int | None,
@@ -207,6 +215,7 @@ def encode(
         ratio=ratio,
         size_bytes=size_bytes,
         effort=effort,
+        self_contained=self_contained,
         bpp=bpp,
         passes=passes,
         tile_px=tile_px,

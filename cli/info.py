@@ -81,7 +81,8 @@ def lines(facts: dict[str, Any]) -> list[str]:
         ("objective", _known(slide.get("objective_power"), slide["objective_source"])),
         ("background", _plain(slide["background"])),
         ("model", f"{model['name']}"),
-        *((f"  {key}", _plain(value)) for key, value in model.items() if key != "name"),
+        *((f"  {key}", _plain(value)) for key, value in model.items() if key not in ("name", "prior")),
+        *((("  prior", _prior(model["prior"], "WGHT" in facts["sections"])),) if "prior" in model else ()),
         ("chunks", f"{grid['chunk_px']} pixels a side"),
         *((f"  octave {o['octave']}", _octave(o)) for o in facts["chunks"]),
         ("sections", ""),
@@ -92,6 +93,13 @@ def lines(facts: dict[str, Any]) -> list[str]:
         ("software", _plain(facts["software"])),
     ]
     return [f"{name:<14} {text}".rstrip() for name, text in rows]
+
+
+def _prior(digest: Any, has_weights: bool) -> str:
+    """Which networks of the package the file needs."""
+    if digest == "":
+        return "none: the file holds all its networks"
+    return f"{_plain(digest)}, {'from which the networks of the file differ' if has_weights else 'as released'}"
 
 
 def _octave(octave: dict[str, Any]) -> str:

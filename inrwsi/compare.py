@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
 
 from inrwsi.decode import Decoder
 from inrwsi.errors import UsageError
 from inrwsi.formats.container import Container
 from inrwsi.formats.source import SlideSource, open_source
-from inrwsi.metrics import SquaredError
+from inrwsi.metrics import WINDOW_PX, SquaredError, luma_of, ssim_maps
 from inrwsi.progress import Progress
 
 TILE_PX = 256
@@ -25,9 +24,6 @@ BAND_PX = 4096  # columns at a time: with STRIP_ROWS it bounds what is held, how
 STRIP_ROWS = 512
 DIFFERENCE_GAIN = 8
 
-_WINDOW_PX, _SIGMA = 11, 1.5
-_C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-_LUMA = (0.299, 0.587, 0.114)
 _BORDER_PX, _CAPTION_PX = 4, 14
 
 
@@ -75,8 +71,7 @@ def compare(
 ) -> CompareReport:
     """Decode all of a `.cinr` file and compare it with a slide, a strip of 4096 x 512 pixels at a time.
 
-    SSIM is of BT.601 luma, Wang, Bovik, Sheikh and Simoncelli 2004, section III.B: 11 x 11 Gaussian windows of sigma
-    1.5, K1 = 0.01, K2 = 0.03, L = 255.
+    SSIM is of luma, as `inrwsi.metrics.luma_of` and `ssim_maps` have it.
 
     Args:
         file: path, URL, seekable binary file object or open container, which stays the caller's to close.
@@ -115,8 +110,8 @@ def _compare(decoder: Decoder, source: SlideSource, worst: int, progress: Callab
     for x in range(0, width, BAND_PX):
         band = min(BAND_PX, width - x)
         for y, first, original, decoded in _strips(decoder, source, x):
-            sums, count = _ssim(_luma(original), _luma(decoded))
-            ssim, windows = ssim + sums, windows + count
+            windows_ssim, _ = ssim_maps(luma_of(original), luma_of(decoded))
+            ssim, windows = ssim + float(windows_ssim.sum(dtype=np.float64)), windows + windows_ssim.size
             pair = original[first:, :band], decoded[first:, :band]
             whole.add(*pair)
             tiles.add((x, y), *pair)
@@ -131,7 +126,7 @@ def _strips(decoder: Decoder, source: SlideSource, x: int) -> Iterator[tuple[int
     Row `first` is row y of the slide. Rows before it, and columns past the band, belong to what is beside the strip:
     each window of SSIM lies whole in just one strip.
     """
-    overlap = _WINDOW_PX - 1
+    overlap = WINDOW_PX - 1
     width, height = decoder.header.slide.l0_wh
     w = min(BAND_PX + overlap, width - x)
     above: tuple[np.ndarray, ...] = ()
@@ -143,31 +138,6 @@ def _strips(decoder: Decoder, source: SlideSource, x: int) -> Iterator[tuple[int
         joined = tuple(np.concatenate(parts) for parts in zip(above, pair, strict=True)) if above else pair
         yield y - len(decoded), first, joined[0], joined[1]
         above = tuple(part[-overlap:].copy() for part in joined)
-
-
-def _luma(pixels: np.ndarray) -> torch.Tensor:
-    """(h, w, C) uint8 -> (1, 1, h, w) float32, 0 to 255, of BT.601 where there are three channels."""
-    values = torch.from_numpy(pixels.astype(np.float32))
-    luma = values @ torch.tensor(_LUMA) if pixels.shape[2] == 3 else values.mean(dim=2)
-    return luma[None, None]
-
-
-def _ssim(a: torch.Tensor, b: torch.Tensor) -> tuple[float, int]:
-    """Sum of SSIM over the windows within (1, 1, h, w), and their number."""
-    if min(a.shape[2:]) < _WINDOW_PX:
-        return 0.0, 0
-    offsets = torch.arange(_WINDOW_PX, dtype=torch.float32) - _WINDOW_PX // 2
-    taps = torch.exp(-0.5 * (offsets / _SIGMA) ** 2)
-    taps /= taps.sum()
-    # Squares of values about their middle: in float32 those of 0 to 255 would lose what flat glass varies by.
-    p, q = a - 128, b - 128
-    fields = torch.cat((p, q, p * p + q * q, p * q)).contiguous()  # (4, 1, h, w)
-    rows = torch.nn.functional.conv2d(fields, taps.view(1, 1, 1, -1))
-    mean_p, mean_q, squares, product = torch.nn.functional.conv2d(rows, taps.view(1, 1, -1, 1))[:, 0].double()
-    contrast = (2 * (product - mean_p * mean_q) + _C2) / (squares - mean_p**2 - mean_q**2 + _C2)
-    mean_a, mean_b = mean_p + 128, mean_q + 128
-    maps = contrast * (2 * mean_a * mean_b + _C1) / (mean_a**2 + mean_b**2 + _C1)
-    return float(maps.sum()), maps.numel()
 
 
 class _Worst:

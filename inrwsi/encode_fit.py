@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,8 +16,9 @@ from inrwsi.fields import octaves_prior
 from inrwsi.fields.octaves import RATE_WEIGHT
 from inrwsi.fields.octaves_model import STEP_UNIT, OctavesModel
 from inrwsi.fields.octaves_prior import Prior
-from inrwsi.fit.deltas import Net, apply_deltas, pack_deltas
+from inrwsi.fit.deltas import Net, apply_deltas, pack_deltas, pack_whole
 from inrwsi.fit.slide import BATCH, CROP_PX, SlideFit
+from inrwsi.formats import layout
 from inrwsi.geometry import Rect
 from inrwsi.job import Job
 from inrwsi.octave_chunks import ChunkCoder
@@ -28,6 +30,7 @@ LEAST_STEPS, MOST_STEPS = 200, 20_000
 MOST_WINDOWS, WINDOW_PX = 256, 512
 QUANTA = (2, 4, 8)  # coarseness of the differences: the cheapest file wins
 CHECKPOINT_SECONDS = 30.0
+WHOLE_SHARE = 0.01  # of a file: for less than this it holds all its networks, and needs no prior
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,45 @@ class Networks:
 
     weights: bytes | None = None
     analysis: tuple[Net, ...] | None = None
+
+
+@dataclass(frozen=True)
+class InFile:
+    """What a file says of its networks.
+
+    Attributes:
+        prior: the SHA-256 that it names; empty where it needs none.
+        weights: its section; None where it has none.
+        stored_bytes: of the section.
+    """
+
+    prior: str
+    weights: bytes | None
+    stored_bytes: int
+
+
+def in_file(prior_sha256: str, weights: bytes | None, chunk_bytes: float, *, always_whole: bool) -> InFile:
+    """What a file is to say of its networks: all of them where they cost next to nothing, or where it must.
+
+    Args:
+        prior_sha256: what its chunks are coded with.
+        weights: the differences from it, or None.
+        chunk_bytes: of all payloads.
+    """
+    whole = _whole(prior_sha256, weights)
+    if whole is not None and (always_whole or whole.stored_bytes < WHOLE_SHARE * (whole.stored_bytes + chunk_bytes)):
+        return whole
+    return InFile(prior_sha256, weights, len(weights or b""))
+
+
+@lru_cache(maxsize=2)
+def _whole(prior_sha256: str, weights: bytes | None) -> InFile | None:
+    """Of a file that needs no prior. None where this build does not have the one to start from."""
+    prior = octaves_prior.load(prior_sha256)
+    if prior is None:
+        return None
+    raw = pack_whole(prior, weights)
+    return InFile("", raw, len(layout.compress("WGHT", raw)[1]))
 
 
 class Encoding(Protocol):
@@ -51,11 +93,12 @@ class Encoding(Protocol):
         ...
 
 
-def fit_networks(encoding: Encoding, model: OctavesModel, effort: str) -> Networks:
+def fit_networks(encoding: Encoding, model: OctavesModel, effort: str, *, whole: bool = False) -> Networks:
     """Fit the networks to the slide at the model's step, for a time that grows with its tissue.
 
     Goes on from what the job holds. The prior's networks are kept where the fitted ones do not pay for themselves on
-    a sample: bits, and squared error in the coin of the training.
+    a sample: bits, and squared error in the coin of the training. With `whole` the file is to hold all networks,
+    whichever they are, and the fitted ones cost nothing beside.
     """
     chunks = encoding.blanks.coded(0)
     tissue_px = encoding.blanks.coded_px(0, chunks)
@@ -80,7 +123,7 @@ def fit_networks(encoding: Encoding, model: OctavesModel, effort: str) -> Networ
     if held is not None:
         fit.restore(held[0], held[1]["step_number"])
     _run(fit, encoding)
-    chosen = _cheapest(encoding, model, prior, fit)
+    chosen = _cheapest(encoding, model, prior, fit, whole=whole)
     encoding.job.save_network(_kept(chosen), {"done": True})
     return chosen
 
@@ -112,14 +155,15 @@ def _windows(encoding: Encoding, chunks: list[Ij]) -> list[np.ndarray]:
     return windows
 
 
-def _cheapest(encoding: Encoding, model: OctavesModel, prior: Prior, fit: SlideFit) -> Networks:
+def _cheapest(encoding: Encoding, model: OctavesModel, prior: Prior, fit: SlideFit, *, whole: bool = False) -> Networks:
     """Of the prior's networks and the fitted ones at every coarseness, those that make the cheapest file."""
     choices = [Networks(), *_fitted(prior, fit)]
     step, channels = model.step / STEP_UNIT, encoding.task.source.channels
 
     def cost_bits(networks: Networks) -> float:
         chunk_bytes, squares = encoding.trial(model, networks)
-        return 8 * (chunk_bytes + len(networks.weights or b"")) + squares / channels / (RATE_WEIGHT * step**2)
+        own_bytes = 0 if whole else len(networks.weights or b"")
+        return 8 * (chunk_bytes + own_bytes) + squares / channels / (RATE_WEIGHT * step**2)
 
     return min(choices, key=cost_bits)
 
@@ -161,4 +205,5 @@ def _held(kept: dict[str, np.ndarray]) -> Networks:
 
 def coder_of(task: Task, model: OctavesModel, networks: Networks) -> ChunkCoder:
     """A coder that encodes with them."""
-    return ChunkCoder(model, networks.weights, task.device, encoder=True, analysis=networks.analysis)
+    refine = task.options.octaves.effort == "best"
+    return ChunkCoder(model, networks.weights, task.device, encoder=True, analysis=networks.analysis, refine=refine)

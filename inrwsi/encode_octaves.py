@@ -19,6 +19,7 @@ import os
 import struct
 from collections.abc import Iterable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +28,7 @@ import numpy as np
 from inrwsi.colour import Klt
 from inrwsi.config import to_dict
 from inrwsi.encode_common import Outcome, Sections, Task, about, db, header_of, write_file
-from inrwsi.encode_fit import Networks, coder_of, fit_networks
+from inrwsi.encode_fit import InFile, Networks, coder_of, fit_networks, in_file
 from inrwsi.encode_sample import Sample
 from inrwsi.encode_units import (
     Blanks,
@@ -89,14 +90,15 @@ def _meet_target(task: Task, coder: _Coder) -> int:
     settings = task.options.octaves
     if settings.quality is not None:
         step = step_of_quality(settings.quality)
-        coder.networks = fit_networks(coder, coder.model_at(step), settings.effort)
+        coder.networks = fit_networks(coder, coder.model_at(step), settings.effort, whole=settings.self_contained)
         coder.round(step)
         return step
     option = next(name for name in TARGETS if getattr(settings, name) is not None)
     raw_bytes = task.source.width * task.source.height * task.source.channels
     goal = Goal(option, float(getattr(settings, option)), raw_bytes)
     curve = search(goal, coder.probe)
-    coder.networks = fit_networks(coder, coder.model_at(curve.step(goal.wanted)), settings.effort)
+    model = coder.model_at(curve.step(goal.wanted))
+    coder.networks = fit_networks(coder, model, settings.effort, whole=settings.self_contained)
     if coder.networks.weights is not None:  # the same bytes are worth another step now
         curve = search(goal, coder.probe)
     return settle(goal, curve, coder.round)
@@ -147,10 +149,10 @@ class _Coder:
     def _chunk_coder(self, step: int) -> ChunkCoder:
         return coder_of(self.task, self.model_at(step), self.networks)
 
-    @property
-    def weights(self) -> bytes | None:
-        """What the file holds of its own networks."""
-        return self.networks.weights
+    def _in_file(self, chunk_bytes: float) -> InFile:
+        """What a file whose chunks have so many bytes says of its networks."""
+        whole = self.task.options.octaves.self_contained
+        return in_file(self.model.prior, self.networks.weights, chunk_bytes, always_whole=whole)
 
     def pixels(self, unit_ij: Ij) -> np.ndarray:
         """(h, w, C) uint8 of a unit."""
@@ -231,14 +233,14 @@ class _Coder:
     def probe(self, step: int) -> Measured:
         """What a step gives, by a sample of the units."""
         state = self.job.load_state("search")
-        probes = state.setdefault("probes" if self.weights is None else "probes, fitted", {})
+        probes = state.setdefault("probes" if self.networks.weights is None else "probes, fitted", {})
         if str(step) not in probes:
             probes[str(step)] = self.sample().measure(self, self._chunk_coder(step), len(probes))
             self.job.save_state("search", state)
         coded_bytes, sse = probes[str(step)]
         coded = self.header.chunk_count - self.blanks.count
-        beside = len(self.header.to_json()) // 2 + self.sections.nbytes + len(self.weights or b"") + 8 * coded
-        return self._measured(coded_bytes + beside, sse)
+        beside = len(self.header.to_json()) // 2 + self.sections.nbytes + 8 * coded
+        return self._measured(coded_bytes + self._in_file(coded_bytes).stored_bytes + beside, sse)
 
     def _measured(self, file_bytes: float, sse: float) -> Measured:
         count = self.source.width * self.source.height * self.source.channels
@@ -337,8 +339,10 @@ class _Coder:
         def written(done: int, total: int) -> None:
             self.report(Progress(stage, done, total, "chunks"))
 
-        header = self._header(self.model_at(step))
-        return write_file(self._path(step), header, self.weights, self.sections, self._chunks(log), written)
+        chunks = self.header.chunk_count  # what the log has from there on are the units' errors
+        own = self._in_file(sum(log.size(number) for number in log.numbers() if number < chunks))
+        header = self._header(replace(self.model_at(step), prior=own.prior))
+        return write_file(self._path(step), header, own.weights, self.sections, self._chunks(log), written)
 
     def _chunks(self, log: Log) -> Iterable[tuple[int, bytes, bool]]:
         """All chunks in index order."""

@@ -1,12 +1,19 @@
-"""How far a decoded picture is from the original. Exact integer sums, so that parts added in any order agree."""
+"""How far a decoded picture is from the original: PSNR, of exact integer sums that agree in any order, and SSIM."""
 
 from __future__ import annotations
 
 import math
 
+import numba
 import numpy as np
 
 from inrwsi.errors import UsageError
+
+WINDOW_PX = 11  # of SSIM, a side
+LUMA_WEIGHTS = (0.299, 0.587, 0.114)
+
+_SIGMA = 1.5
+_C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
 class SquaredError:
@@ -56,3 +63,60 @@ def psnr(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
     error = SquaredError()
     error.add(a, b, mask)
     return error.psnr_db
+
+
+def luma_of(pixels: np.ndarray) -> np.ndarray:
+    """(h, w, C) uint8 -> (h, w) float32, 0 to 255, not rounded: BT.601 of three channels, the mean of any others."""
+    values = pixels.astype(np.float32)
+    return values @ np.array(LUMA_WEIGHTS, np.float32) if pixels.shape[2] == 3 else values.mean(axis=2)
+
+
+def ssim_maps(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """SSIM, and contrast times structure alone, of each window that lies within two pictures of 0 to 255.
+
+    Wang, Bovik, Sheikh, Simoncelli 2004, section III.B: 11 x 11 Gaussian window of sigma 1.5, K1 = 0.01, K2 = 0.03,
+    L = 255.
+
+    Args:
+        a, b: (h, w) float32.
+
+    Returns:
+        Two of (h - 10, w - 10) float32, with nothing in them where a side is under 11 pixels.
+    """
+    offsets = np.arange(WINDOW_PX) - WINDOW_PX // 2
+    taps = np.exp(-0.5 * (offsets / _SIGMA) ** 2)
+    return _ssim_maps(a, b, taps / taps.sum())
+
+
+@numba.njit(cache=True, nogil=True)
+def _ssim_maps(a: np.ndarray, b: np.ndarray, taps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As `ssim_maps`; taps: (11,) float64, which sum to 1."""
+    n, w = taps.size, a.shape[1]
+    h_out, w_out = max(0, a.shape[0] - n + 1), max(0, w - n + 1)
+    ssim = np.empty((h_out, w_out), np.float32)
+    structure = np.empty((h_out, w_out), np.float32)
+    column = np.empty((4, w))  # weighted sums down the window: a, b, a^2 + b^2, a b
+    window = np.empty((4, w_out))
+    for y in range(h_out):
+        column[:] = 0.0
+        for k in range(n):
+            tap = taps[k]
+            for x in range(w):
+                p, q = np.float64(a[y + k, x]), np.float64(b[y + k, x])
+                column[0, x] += tap * p
+                column[1, x] += tap * q
+                column[2, x] += tap * (p * p + q * q)
+                column[3, x] += tap * (p * q)
+        window[:] = 0.0
+        for field in range(4):
+            for k in range(n):
+                tap = taps[k]
+                for x in range(w_out):
+                    window[field, x] += tap * column[field, x + k]
+        for x in range(w_out):
+            squares = window[0, x] ** 2 + window[1, x] ** 2
+            product = window[0, x] * window[1, x]
+            contrast = (2 * (window[3, x] - product) + _C2) / (window[2, x] - squares + _C2)
+            structure[y, x] = contrast
+            ssim[y, x] = contrast * (2 * product + _C1) / (squares + _C1)
+    return ssim, structure

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from hashlib import sha256
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from inrwsi.fields.octaves_integer import PASSES, IntegerNet, fast_bf16, net_of,
 from inrwsi.fields.octaves_model import COARSEST_PX, FEATURES, STEP_UNIT, Decoded, OctavesModel
 from inrwsi.fields.wavelet import border_details, forward97
 from inrwsi.fit.deltas import apply_deltas
+from inrwsi.fit.refine import Refiner
 
 # Bits of colour against those of brightness, when a symbol is chosen. On two slides that the prior had not seen: 2 %
 # fewer bits at equal MS-SSIM (of luma), and none more at equal RGB PSNR.
@@ -36,11 +36,13 @@ class ChunkCoder:
 
     Args:
         model: the model's part of the header.
-        weights: what the file holds of its own, or None: the prior's networks as they are.
+        weights: what the file holds of its own: differences from the prior, or all that decoding needs where the model
+            names none. None: the prior's networks as they are.
         device: where to compute.
-        encoder: also load what only encoding needs.
+        encoder: also load what only encoding needs; the model then names a prior.
         prior: use this one, which is not released yet, for the one that the model names.
         analysis: the encoder's transforms of each net, where they were fitted with `weights`.
+        refine: refine the coefficients of what is encoded (`fit.refine`): 1.5 % fewer bytes at equal PSNR.
         fast: use bf16 convolutions, whether or not they pay here; decoding gives the same either way.
 
     Raises:
@@ -57,23 +59,27 @@ class ChunkCoder:
         encoder: bool = False,
         prior: octaves_prior.Prior | None = None,
         analysis: Sequence[dict[str, np.ndarray]] | None = None,
+        refine: bool = False,
         fast: bool | None = None,
     ) -> None:
-        prior = prior or octaves_prior.load(model.prior)
+        if model.prior:
+            prior = prior or octaves_prior.load(model.prior)
+        else:
+            prior, weights = _whole_prior(weights), None
         if prior is None:
             raise UnsupportedVersion(
                 f"the file was made with prior {model.prior[:16]}, which this build does not have; it needs a "
                 "newer inrwsi"
             )
         self.model, self._device = model, device
-        nets: Sequence[dict[str, np.ndarray]] = prior.nets if weights is None else apply_deltas(prior, weights)
-        digest = "" if weights is None else sha256(weights).hexdigest()
-        self._weights = _Weights(prior.sha256 + digest, nets)
+        self._weights = _weights_of(prior, weights)
         self._tables = prior.tables
         self._fast = fast_bf16(device) if fast is None else fast
         self._matrix = np.array(model.matrix, np.int64).reshape(3, 3)
         self._mean = np.array(model.mean, np.int64)
         self._analyses = [_analysis(t, device) for t in analysis or prior.analysis] if encoder else []
+        used = replace(prior, nets=self._weights.nets)
+        self._refiner = Refiner(used, model.step, device, fast=self._fast) if refine else None
         self._limits = tuple(
             tuple(thresholds(prior.tables, patience * share) for share in (1.0, *BORDER_PATIENCE))
             for patience in (1.0, CHROMA_PATIENCE)
@@ -153,6 +159,9 @@ class ChunkCoder:
         mip_wh = (target.shape[2], target.shape[1])
         below, features = _parent(parent, mip_wh)
         units = self._units(octave, target, below)
+        if self._refiner:
+            decoded, true = below.astype(np.float32) / lifting.PIXEL_UNIT, _pad(target, PAD_TO)
+            units = self._refiner.refined(octave, true, decoded, features, units, _patience(*units.shape[:2]))
         said: list[tuple[np.ndarray, np.ndarray]] = []
 
         def choose(number: int, means: np.ndarray, scales: np.ndarray) -> np.ndarray:
@@ -184,12 +193,21 @@ class ChunkCoder:
         return units[0].permute(1, 2, 0).contiguous().cpu().numpy()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Weights:
-    """The integer tensors of each net, and what tells them from others."""
+    """The integer tensors of each net. Equal to itself alone: what is made of it is kept under it."""
 
-    digest: str
-    nets: Sequence[dict[str, np.ndarray]] = field(compare=False, repr=False)
+    nets: tuple[dict[str, np.ndarray], ...]
+
+
+@lru_cache(maxsize=8)
+def _whole_prior(weights: bytes | None) -> octaves_prior.Prior:
+    return octaves_prior.unpack_decoding(weights)
+
+
+@lru_cache(maxsize=8)
+def _weights_of(prior: octaves_prior.Prior, weights: bytes | None) -> _Weights:
+    return _Weights(tuple(prior.nets if weights is None else apply_deltas(prior, weights)))
 
 
 @lru_cache(maxsize=64)
@@ -210,6 +228,17 @@ def _choose(
     for where, own_limits in zip(_borders(*units.shape[:2], bands, white), limits[1:], strict=True):
         symbols[where] = sites.choose(own[where], means[where], scales[where], own_limits)
     return symbols
+
+
+@lru_cache(maxsize=64)
+def _patience(h: int, w: int) -> np.ndarray:
+    """(h, w, 9) float32: how much the bits of each coefficient of a chunk count, as the limits of `_choose` have it."""
+    last, first = BORDER_PATIENCE
+    patience = np.ones((h, w, 9), np.float32)
+    patience[0] = patience[:, 0] = first
+    patience[-1] = patience[:, -1] = last
+    patience[..., octaves.CHROMA] *= CHROMA_PATIENCE
+    return patience
 
 
 @lru_cache(maxsize=64)

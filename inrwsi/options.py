@@ -12,7 +12,7 @@ from inrwsi.formats.source import SlideSource
 
 MODEL_NAMES = ("octaves", "cinr")
 EFFORTS = ("fast", "default", "best")
-OF_OCTAVES = ("quality", "psnr_db", "ratio", "size_bytes", "effort")
+OF_OCTAVES = ("quality", "psnr_db", "ratio", "size_bytes", "effort", "self_contained")
 OF_CINR = ("bpp", "passes", "tile_px", "weight_bits")
 TARGETS = ("quality", "psnr_db", "ratio", "size_bytes")
 DEFAULT_QUALITY = 60.0
@@ -37,6 +37,7 @@ class OctavesSettings:
     ratio: float | None = None
     size_bytes: int | None = None
     effort: str = "default"
+    self_contained: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class EncodeOptions:
         ratio: of octaves, uncompressed bytes (one a pixel and channel) over the file's, met within 2 %.
         size_bytes: of octaves, of the file, met within 2 %.
         effort: of octaves, `fast`, `default` or `best`.
+        self_contained: of octaves, hold all networks in the file, so that it needs no prior of the package. Files of
+            which they are less than 1 % do so anyway.
         bpp: of cinr, target bits a pixel of tissue; chooses the tables' size. 4 by default.
         passes: of cinr, over every tile's pixels; time grows with it. 6 by default.
         tile_px: of cinr, side of a tile, 64 to 2048. 512 by default.
@@ -69,6 +72,7 @@ class EncodeOptions:
     ratio: float | None = None
     size_bytes: int | None = None
     effort: str | None = None
+    self_contained: bool | None = None
     bpp: float | None = None
     passes: int | None = None
     tile_px: int | None = None
@@ -114,7 +118,9 @@ class EncodeOptions:
         quality = self.quality
         if all(getattr(self, name) is None for name in TARGETS):
             quality = DEFAULT_QUALITY
-        return OctavesSettings(quality, self.psnr_db, self.ratio, self.size_bytes, self.effort or "default")
+        return OctavesSettings(
+            quality, self.psnr_db, self.ratio, self.size_bytes, self.effort or "default", bool(self.self_contained)
+        )
 
     @property
     def cinr(self) -> CinrSettings:

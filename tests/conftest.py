@@ -1,4 +1,4 @@
-"""A small slide, encoded once for all tests that look at a decoded one."""
+"""Small slides, made once for all tests: one that is encoded, and one of noise that needs no networks."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from inrwsi.sample import sample_region
 
+if TYPE_CHECKING:
+    from inrwsi import CinrSlide
+    from tests.fake_octaves import FakeFile
+
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does
 TILE_PX = 64
 WH = (200, 140)
+NOISE_WH = (1101, 699)  # 5 x 3, 3 x 2, 2 x 1 chunks, then one an octave; no side that halves evenly throughout
 
 
 @dataclass(frozen=True)
@@ -54,3 +60,51 @@ def encoded(tmp_path_factory: pytest.TempPathFactory, few_steps: None) -> Encode
         options = EncodeOptions(model="cinr", tile_px=TILE_PX, passes=2, bpp=3.0, device="cpu")
         report = encode(source, path, options)
     return Encoded(pixels, path, report)
+
+
+@pytest.fixture(scope="session")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> FakeFile:
+    """A file of model `octaves` that `fake` decodes. Tests leave it and its folder as they are."""
+    from tests.fake_octaves import fake_file
+
+    return fake_file(tmp_path_factory.mktemp("noise") / "noise.cinr", NOISE_WH)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of noise are decoded, at once; `FakeCoder.calls` counts from nought."""
+    from tests.fake_octaves import FakeCoder
+
+    monkeypatch.setattr("inrwsi.octave_tiles.ChunkCoder", FakeCoder)
+    monkeypatch.setattr(FakeCoder, "seconds", 0.0)
+    FakeCoder.calls.clear()
+
+
+@pytest.fixture
+def slide(noise: FakeFile, fake: None) -> Iterator[CinrSlide]:
+    """`noise`, open."""
+    from inrwsi import CinrSlide
+
+    with CinrSlide(noise.path) as opened:
+        yield opened
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """How many threads torch has, which is one and more than one."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def threads_kept() -> Iterator[None]:
+    """The test leaves torch's threads as they were."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield
+    assert torch.get_num_threads() == before

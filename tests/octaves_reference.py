@@ -94,7 +94,11 @@ def _widening_tables() -> np.ndarray:
 
 def read_prior(raw: bytes) -> Tensors:
     """The tensors of a prior's file: zstd of safetensors."""
-    blob = zstandard.ZstdDecompressor().decompress(raw)
+    return read_safetensors(zstandard.ZstdDecompressor().decompress(raw))
+
+
+def read_safetensors(blob: bytes) -> Tensors:
+    """The tensors of the bytes of safetensors."""
     length = int.from_bytes(blob[:8], "little")
     header = json.loads(blob[8 : 8 + length])
     tensors = {}
@@ -128,6 +132,21 @@ def own_nets(prior: Tensors, weights: bytes) -> Tensors:
         assert np.abs(nets[key]).max() <= most
     stream.finish()
     return nets
+
+
+def whole_nets(weights: bytes) -> Tensors:
+    """B.13: the tensors that a `WGHT` section holds in the place of a prior's."""
+    assert len(weights) <= 2**23
+    held = read_safetensors(weights)
+    expected = {"tables"} | {f"net.{n}.inverse_factor" for n in range(4)}
+    for key in (f"net.{n}.{name}" for n in range(4) for name in LAYERS):
+        expected |= {f"{key}.weight"} if "neighbours" in key else {f"{key}.{t}" for t in ("weight", "bias", "shift")}
+    assert held.keys() == expected
+    for key, array in held.items():
+        if key.endswith(("weight", "bias")):
+            assert np.abs(array.astype(np.int64)).max() <= (127 if key.endswith("weight") else 2**23)
+    assert (held["tables"].sum(1, dtype=np.int64) == 2**15).all()
+    return held
 
 
 class Stream:

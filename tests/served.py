@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import socket
 import threading
 from collections.abc import Iterator
@@ -10,7 +11,9 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import uvicorn
+from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -54,3 +57,10 @@ def served(app: Any) -> Iterator[Served]:
         finally:
             server.should_exit = True
             thread.join()
+
+
+def jpeg(pixels: np.ndarray, quality: int = 90) -> bytes:
+    """A tile as the server sends it."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "jpeg", quality=quality, subsampling=0)
+    return buffer.getvalue()

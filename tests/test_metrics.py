@@ -1,4 +1,4 @@
-"""PSNR against hand-worked numbers."""
+"""PSNR and SSIM against hand-worked numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from inrwsi.errors import UsageError
-from inrwsi.metrics import SquaredError, psnr
+from inrwsi.metrics import SquaredError, luma_of, psnr, ssim_maps
 
 
 def test_psnr_of_known_errors() -> None:
@@ -53,3 +53,31 @@ def test_what_does_not_fit_is_refused() -> None:
         psnr(a, a.astype(np.uint16))
     with pytest.raises(UsageError, match="mask must be bool"):
         psnr(a, a, np.ones((4, 4), np.uint8))
+
+
+def test_ssim_of_known_pictures() -> None:
+    a, b = np.full((11, 13), 60, np.float32), np.full((11, 13), 90, np.float32)
+    ssim, structure = ssim_maps(a, b)
+    luminance = (2 * 60 * 90 + 2.55**2) / (60**2 + 90**2 + 2.55**2)
+    assert np.allclose(ssim, np.full((1, 3), luminance), atol=1e-6)  # flat pictures differ by luminance alone
+    assert np.allclose(structure, np.ones((1, 3)), atol=1e-6)
+    assert ssim_maps(a[:10], b[:10])[0].shape == (0, 3)
+    assert ssim_maps(a[:, :4], b[:, :4])[1].shape == (1, 0)
+    rng = np.random.default_rng(2)
+    p, q = rng.integers(0, 256, (2, 11, 11)).astype(np.float32)
+    offsets = np.arange(-5, 6)
+    window = np.exp(-(offsets[:, None] ** 2 + offsets**2) / 4.5)
+    window /= window.sum()
+    mean_p, mean_q = (window * p).sum(), (window * q).sum()
+    var_p, var_q = (window * (p - mean_p) ** 2).sum(), (window * (q - mean_q) ** 2).sum()
+    want = (2 * (window * (p - mean_p) * (q - mean_q)).sum() + 7.65**2) / (var_p + var_q + 7.65**2)
+    ssim, structure = ssim_maps(p, q)
+    assert structure.item() == pytest.approx(want, abs=1e-6)
+    assert ssim.item() == pytest.approx(
+        want * (2 * mean_p * mean_q + 2.55**2) / (mean_p**2 + mean_q**2 + 2.55**2), abs=1e-6
+    )
+
+
+def test_luma_is_bt_601() -> None:
+    assert luma_of(np.array([[[10, 20, 40]]], np.uint8)).tolist() == [[pytest.approx(19.29)]]
+    assert luma_of(np.array([[[255]], [[7]]], np.uint8)).tolist() == [[255], [7]]

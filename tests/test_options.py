@@ -10,7 +10,7 @@ from inrwsi.errors import UsageError
 from inrwsi.options import MODEL_NAMES, OF_CINR, OF_OCTAVES, TARGETS, CinrSettings, EncodeOptions, OctavesSettings, flag
 
 VALUES: dict[str, Any] = {
-    **{"quality": 50, "psnr_db": 40, "ratio": 20, "size_bytes": 10_000, "effort": "best"},
+    **{"quality": 50, "psnr_db": 40, "ratio": 20, "size_bytes": 10_000, "effort": "best", "self_contained": True},
     **{"bpp": 2.0, "passes": 3, "tile_px": 256, "weight_bits": 16},
 }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import socket
 import threading
 import time
@@ -17,13 +16,13 @@ import pytest
 from openslide.deepzoom import DeepZoomGenerator
 from PIL import Image
 
-from inrwsi import CinrSlide, CorruptFile, UsageError
+from inrwsi import CinrSlide, UsageError
 from inrwsi.formats.writer import ContainerWriter
 from inrwsi.serve import app
 from inrwsi.serve.deepzoom import OVERLAP_PX, TILE_PX, DeepZoom
 from inrwsi.serve.options import ServeOptions
 from tests.fake_octaves import BACKGROUND, FakeCoder, FakeFile, fake_file, header
-from tests.served import Served, served
+from tests.served import Served, jpeg, served
 
 WH = (1101, 699)
 
@@ -47,12 +46,6 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> FakeFile:
 def server(noise: FakeFile) -> Iterator[Served]:
     with served(app([noise.path.parent])) as running:
         yield running
-
-
-def jpeg(pixels: np.ndarray, quality: int = 90) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "jpeg", quality=quality, subsampling=0)
-    return buffer.getvalue()
 
 
 # ---- which slides there are
@@ -90,29 +83,6 @@ def test_no_request_leaves_the_folder(server: Served, noise: FakeFile) -> None:
     for path in ("/static/../page.py", "/static/..%2fpage.py", "/static/%2e%2e/page.py", "/static/", "/dz/"):
         assert server.get(path).status == 404
     assert server.get("/slides/nope.json").body == b"there is no slide 'nope'\n"
-
-
-def test_slides_that_cannot_be_served(noise: FakeFile, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"nowhere.cinr: no such file or folder; give \.cinr files"):
-        app([tmp_path / "nowhere.cinr"])
-    with pytest.raises(UsageError, match=r"there is no \.cinr file to serve"):
-        app([tmp_path])
-    with pytest.raises(UsageError, match="nothing: there is no"):
-        app([])
-    cut = tmp_path / "cut.cinr"
-    cut.write_bytes(noise.path.read_bytes()[:-1])
-    with pytest.raises(CorruptFile, match="truncated"):
-        app([cut])
-    good = fake_file(tmp_path / "good.cinr", (40, 30))
-    library = app([tmp_path, good.path]).state.library
-    assert [facts.id for facts in library.facts()] == ["good"]
-    assert len(library.skipped) == 1
-    assert "cut.cinr: damaged (truncated)" in library.skipped[0]
-    (tmp_path / "other").mkdir()
-    with pytest.raises(UsageError, match=r"another slide is called good too, .*rename one of them"):
-        app([good.path, fake_file(tmp_path / "other" / "good.cinr", (40, 30)).path])
-    with pytest.raises(UsageError, match="decodes is 0; it should be from 1 to 1024"):
-        ServeOptions(decodes=0)
 
 
 def test_sources_that_cannot_be(noise: FakeFile, tmp_path: Path) -> None:
@@ -235,34 +205,22 @@ def test_who_has_a_tile_is_told_so(server: Served, noise: FakeFile) -> None:
         assert answer.headers["etag"] != tag
 
 
-def test_a_replaced_file_is_read_anew(tmp_path: Path) -> None:
-    file = fake_file(tmp_path / "s.cinr", (300, 200))
-    with served(app([tmp_path])) as server:
-        old = server.get("/dz/s_files/9/1_0.jpeg")
-        fresh = fake_file(tmp_path / "new.part", (310, 210))
-        os.replace(fresh.path, file.path)
-        new = server.get("/dz/s_files/9/1_0.jpeg", {"If-None-Match": old.headers["etag"]})
-        assert new.body == jpeg(fresh.octaves[0][:210, 256:])
-        assert json.loads(server.get("/slides/s.json").body)["width"] == 310
-        file.path.write_bytes(b"gone wrong")
-        assert server.get("/dz/s_files/9/1_0.jpeg").status == 500
-        file.path.unlink()
-        answer = server.get("/dz/s_files/9/1_0.jpeg")
-        assert answer.status == 404
-        assert str(tmp_path).encode() not in answer.body
-
-
-def test_few_slides_are_held_open(tmp_path: Path) -> None:
-    files = [fake_file(tmp_path / f"{k}.cinr", (40 + k, 30)) for k in range(4)]
-    application = app([tmp_path], options=ServeOptions(open_slides=2, tile_bytes=0))
-    with served(application) as server:
-        for file in files * 2:
-            want = jpeg(file.octaves[0])
-            assert server.get(f"/dz/{file.path.stem}_files/6/0_0.jpeg").body == want
-        assert len(application.state.library._cinr._open) == 2
-
-
 # ---- damage, and many at once
+
+
+def test_a_slide_that_cannot_be_shown_has_a_page_that_says_why(tmp_path: Path) -> None:
+    path = fake_file(tmp_path / "s<1>.cinr", (40, 30)).path
+    with served(app([path])) as server:
+        path.write_bytes(path.read_bytes()[:-1])
+        damaged, unknown = server.get("/view/s%3C1%3E"), server.get("/view/%3Cb%3E")
+    assert (damaged.status, unknown.status) == (500, 404)
+    assert b'<p role="alert">s&lt;1&gt;: damaged (truncated): ' in damaged.body
+    assert b'<p role="alert">there is no slide &#x27;&lt;b&gt;&#x27;</p>' in unknown.body
+    for answer in (damaged, unknown):
+        assert answer.headers["content-type"] == "text/html; charset=utf-8"
+        assert answer.headers["content-security-policy"].startswith("default-src 'self'")
+        assert b'href="../"' in answer.body
+        assert str(tmp_path).encode() not in answer.body
 
 
 def test_damage_is_told_and_never_shown(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from inrwsi.errors import UsageError
 from inrwsi.formats.container import Chunk, Container
 from inrwsi.geometry import Rect
 from inrwsi.serve import app
-from inrwsi.serve.quality import View, needed_chunks, view_bits, view_psnr_db
+from inrwsi.serve.quality import View, octaves_decoded, view_bits, view_psnr_db
 from inrwsi.serve.slides import OpenCinr, OpenSource
 from tests.conftest import Encoded
 from tests.fake_octaves import FakeCoder, FakeFile, fake_file
@@ -48,11 +49,19 @@ VIEWS = [
 ]
 
 
+def share(file: FakeFile, octave: int, ij: tuple[int, int], l0: Rect) -> float:
+    """Of the slide's pixels under a chunk, the part that is in `l0`."""
+    side = 256 << octave
+    chunk = Rect(ij[0] * side, ij[1] * side, side, side).intersect(Rect(0, 0, *file.wh))
+    seen = chunk.intersect(l0)
+    return 0.0 if seen.empty else seen.w * seen.h / (chunk.w * chunk.h)
+
+
 @pytest.mark.parametrize(("l0", "downsample"), VIEWS)
 def test_bits_are_of_the_chunks_that_a_decoder_reads(
     slide: OpenCinr, noise: FakeFile, monkeypatch: pytest.MonkeyPatch, l0: Rect, downsample: float
 ) -> None:
-    """A decoder that has nothing in memory reads these and no others; a blank one costs nothing."""
+    """A decoder that has nothing in memory reads what is counted and, past the view's edge, what is not in view."""
     read = set()
     chunk = Container.chunk
 
@@ -64,17 +73,28 @@ def test_bits_are_of_the_chunks_that_a_decoder_reads(
     with Decoder(noise.path, device="cpu") as decoder:
         decoder.read_region((l0.x, l0.y), (l0.w, l0.h), out_wh=None, step=downsample)
     view = View(l0, downsample)
-    needed = {
-        (octave, (i, j))
-        for octave, c in needed_chunks(slide.header, view)
-        for j in range(c.y, c.y + c.h)
-        for i in range(c.x, c.x + c.w)
-    }
+    octaves = octaves_decoded(slide.header, view)
+    assert {octave for octave, _ in read} == set(octaves)
+    shares = {key: share(noise, *key, l0) for key in noise.payloads if key[0] in octaves}
+    counted = {key for key, value in shares.items() if value > 0}
     # The decoder rounds the view to whole output pixels; of a step that does not divide it they may end earlier.
-    assert read <= needed
     if (l0.w % downsample, l0.h % downsample) == (0, 0) or (l0.w, l0.h) == WH:
-        assert read == needed
-    assert view_bits(slide, view) == 8 * sum(len(noise.payloads.get(key, b"")) for key in needed)
+        assert counted <= read
+    assert view_bits(slide, view) == pytest.approx(sum(8 * len(noise.payloads[k]) * shares[k] for k in counted))
+
+
+def test_bits_of_views_add_up_to_the_files(slide: OpenCinr, noise: FakeFile) -> None:
+    """However the slide is cut into views, and however far they are zoomed in; of a blank chunk there are none."""
+    xs, ys = (0, 1, 255, 300, 700, 1100, 1101), (0, 128, 256, 257, 699)
+    cut = [Rect(x, y, r - x, b - y) for x, r in itertools.pairwise(xs) for y, b in itertools.pairwise(ys)]
+    for downsample in (0.3, 1.0, 2.0, 5.0):
+        octaves = octaves_decoded(slide.header, View(cut[0], downsample))
+        payloads = 8 * sum(len(noise.payloads[key]) for key in noise.payloads if key[0] in octaves)
+        assert sum(view_bits(slide, View(l0, downsample)) for l0 in cut) == pytest.approx(payloads, rel=1e-12)
+    whole = View(Rect(0, 0, *WH), 1.0)
+    assert view_bits(slide, whole) / whole.pixels == pytest.approx(
+        8 * sum(map(len, noise.payloads.values())) / (WH[0] * WH[1])
+    )
 
 
 def test_psnr_is_of_the_views_pixels(noise: FakeFile, slide: OpenCinr, tmp_path: Path) -> None:
@@ -106,13 +126,15 @@ def test_the_answer(noise: FakeFile, tmp_path: Path, monkeypatch: pytest.MonkeyP
     path = tmp_path / "s.cinr"
     path.write_bytes(noise.path.read_bytes())
     where = "/quality/s?x=256.4&y=256&w=255.2&h=256&downsample=1"
-    bits = 8 * sum(len(noise.payloads[key]) for key in ((0, (1, 1)), *((octave, (0, 0)) for octave in range(1, 8))))
+    keys = ((0, (1, 1)), *((octave, (0, 0)) for octave in range(1, 8)))
+    bits = sum(8 * len(noise.payloads[key]) * share(noise, *key, Rect(256, 256, 256, 256)) for key in keys)
+    want = {"bits": round(bits), "bpp": pytest.approx(bits / 65536)}
     with served(app([path])) as server:
         answer = server.get(where)
-        assert json.loads(answer.body) == {"bits": bits, "bpp": bits / 65536, "psnr_db": None}
+        assert json.loads(answer.body) == {**want, "psnr_db": None}
         assert answer.headers["cache-control"] == "no-cache"
         past_native = json.loads(server.get(where.replace("=1", "=.1")).body)
-        assert past_native["bpp"] == bits / 65536
+        assert past_native == {**want, "psnr_db": None}
         wrong = {
             "x=1&y=2&w=3&h=4": b"downsample is None; it should be a number\n",
             "x=1&y=2&w=a&h=4&downsample=1": b"w is 'a'; it should be a number\n",
@@ -126,7 +148,7 @@ def test_the_answer(noise: FakeFile, tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert server.get("/quality/t?x=0&y=0&w=9&h=9&downsample=1").status == 404
     Image.fromarray(noise.octaves[0]).save(tmp_path / "s.png", compress_level=1)
     with served(app([path])) as server:
-        assert json.loads(server.get(where).body) == {"bits": bits, "bpp": bits / 65536, "psnr_db": 100.0}
+        assert json.loads(server.get(where).body) == {**want, "psnr_db": 100.0}
 
 
 def test_views_are_cut_to_the_slide() -> None:
@@ -142,6 +164,7 @@ def test_a_file_of_one_octave(encoded: Encoded) -> None:
     slide = OpenCinr(encoded.path, "cpu", 1 << 24)
     sizes = slide.payload_bytes(0)
     for downsample in (0.5, 1.0, 4.0):
-        assert view_bits(slide, View(Rect(0, 0, 200, 140), downsample)) == 8 * sizes.sum()
-        assert view_bits(slide, View(Rect(64, 64, 64, 64), downsample)) == 8 * sizes[1, 1]
+        assert view_bits(slide, View(Rect(0, 0, 200, 140), downsample)) == pytest.approx(8 * sizes.sum())
+        assert view_bits(slide, View(Rect(64, 64, 64, 64), downsample)) == pytest.approx(8 * sizes[1, 1])
+        assert view_bits(slide, View(Rect(96, 64, 16, 16), downsample)) == pytest.approx(8 * sizes[1, 1] / 16)
     assert sizes[:, :3].min() > 0

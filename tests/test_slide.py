@@ -7,7 +7,6 @@ import io
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
 from ctypes import ArgumentError
 from dataclasses import replace
 from pathlib import Path
@@ -23,31 +22,13 @@ from inrwsi import CinrSlide, CorruptFile, UnsupportedVersion, UsageError, open_
 from inrwsi.formats.header import AssociatedInfo, Header
 from inrwsi.formats.writer import ContainerWriter
 from inrwsi.slide_parts import DamagedSlide, whole_and_part
-from tests.fake_octaves import BACKGROUND, FakeCoder, FakeFile, area_means, fake_file, header
-
-WH = (1101, 699)
-
-
-@pytest.fixture(scope="module")
-def noise(tmp_path_factory: pytest.TempPathFactory) -> FakeFile:
-    return fake_file(tmp_path_factory.mktemp("slide") / "noise.cinr", WH)
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inrwsi.octave_tiles.ChunkCoder", FakeCoder)
-    monkeypatch.setattr(FakeCoder, "seconds", 0.0)
-
-
-@pytest.fixture
-def slide(noise: FakeFile, fake: None) -> Iterator[CinrSlide]:
-    with CinrSlide(noise.path) as opened:
-        yield opened
+from tests.conftest import NOISE_WH
+from tests.fake_octaves import BACKGROUND, FakeFile, area_means, fake_file, header
 
 
 def blank_file(path: Path, whole: Header | None = None, **sections: Any) -> Path:
     """A file of nothing but glass, of any header."""
-    whole = whole or header(WH)
+    whole = whole or header(NOISE_WH)
     with ContainerWriter(path, whole, **sections) as writer:
         for number in range(whole.chunk_count):
             writer.put_blank(*whole.chunk_at(number), BACKGROUND)
@@ -83,7 +64,7 @@ def test_a_cinr_file_is_known_by_its_bytes_not_its_name(noise: FakeFile, tmp_pat
     for file in (other, str(other), bytes(other), io.BytesIO(noise.path.read_bytes())):
         with open_slide(file) as opened:
             assert isinstance(opened, CinrSlide)
-            assert opened.dimensions == WH
+            assert opened.dimensions == NOISE_WH
     assert CinrSlide.detect_format(other) == "inrwsi"
     assert CinrSlide.detect_format(tmp_path) is None
 
@@ -109,7 +90,7 @@ def test_damage_is_openslides_error_too(noise: FakeFile, tmp_path: Path, fake: N
     with pytest.raises(openslide.OpenSlideError, match="truncated") as caught:
         open_slide(cut)
     assert isinstance(caught.value, CorruptFile)
-    bad = fake_file(tmp_path / "bad.cinr", WH, bad=[(0, (1, 1))])
+    bad = fake_file(tmp_path / "bad.cinr", NOISE_WH, bad=[(0, (1, 1))])
     with open_slide(bad.path) as opened:
         with pytest.raises(openslide.OpenSlideError, match="octave 0, column 1, row 1"):
             opened.read_region((300, 300), 0, (10, 10))
@@ -121,7 +102,7 @@ def test_damage_is_openslides_error_too(noise: FakeFile, tmp_path: Path, fake: N
 
 def test_a_model_that_this_build_does_not_have(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedVersion, match="its model is 'later'"):
-        open_slide(blank_file(tmp_path / "later.cinr", replace(header(WH), model={"name": "later"})))
+        open_slide(blank_file(tmp_path / "later.cinr", replace(header(NOISE_WH), model={"name": "later"})))
 
 
 def test_closing(noise: FakeFile) -> None:
@@ -173,7 +154,7 @@ def test_a_pixel_is_the_same_however_the_region_is_cut(slide: CinrSlide) -> None
 
 def test_levels_of_given_downsamples(noise: FakeFile, fake: None) -> None:
     with open_slide(noise.path, levels=(1, 4, 10.5)) as slide:
-        assert slide.level_dimensions == (WH, (275, 175), (105, 67))
+        assert slide.level_dimensions == (NOISE_WH, (275, 175), (105, 67))
         assert slide.level_downsamples == (1.0, 4.0, 10.5)
         assert slide.get_best_level_for_downsample(10) == 1
         assert slide.properties["openslide.level[2].downsample"] == "10.5"
@@ -190,7 +171,9 @@ def test_levels_of_the_source(noise: FakeFile, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"does not say which levels its source had; .* levels=\(1, 4, 16\)"):
         open_slide(noise.path, levels="source")
     levels = {f"openslide.level[{k}].downsample": text for k, text in enumerate(("1", "4.0003", "16.03"))}
-    with open_slide(blank_file(tmp_path / "s.cinr", replace(header(WH), metadata=levels)), levels="source") as slide:
+    with open_slide(
+        blank_file(tmp_path / "s.cinr", replace(header(NOISE_WH), metadata=levels)), levels="source"
+    ) as slide:
         assert slide.level_downsamples == (1.0, 4.0003, 16.03)
     with open_slide(tmp_path / "s.cinr") as slide:
         assert slide.properties["openslide.level[1].downsample"] == "2"
@@ -222,9 +205,9 @@ def test_properties_and_associated_images(tmp_path: Path, fake: None) -> None:
         "openslide.mpp-x": "9",
         "openslide.bounds-x": "7",
     }
-    slide = replace(header(WH).slide, mpp_um=(0.499, 0.5), mpp_source="user", objective_power=20.0)
+    slide = replace(header(NOISE_WH).slide, mpp_um=(0.499, 0.5), mpp_source="user", objective_power=20.0)
     infos = (AssociatedInfo("macro", 40, 30, "png"),)
-    whole = replace(header(WH), slide=slide, metadata=source, associated=infos)
+    whole = replace(header(NOISE_WH), slide=slide, metadata=source, associated=infos)
     path = blank_file(tmp_path / "facts.cinr", whole, associated=(buffer.getvalue(),), icc=b"not a profile")
     with open_slide(path) as opened:
         properties = opened.properties
@@ -282,7 +265,7 @@ def test_a_pixel_at_a_scale_is_the_decoders(slide: CinrSlide, noise: FakeFile, s
 
 @pytest.mark.parametrize("step", [0.5, 1.0, 3.0])
 def test_outside_at_a_scale(slide: CinrSlide, step: float) -> None:
-    corner = (WH[0] - 30, WH[1] - 9)
+    corner = (NOISE_WH[0] - 30, NOISE_WH[1] - 9)
     rgba = np.asarray(slide.read_region_at(corner, (80, 40), downsample=step))
     w, h = int(30 / step), int(9 / step)
     assert (rgba[:h, :w, 3] == 255).all()

@@ -19,26 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from inrwsi import CinrSlide, open_slide
 from inrwsi.sample import sample_region
-from tests.fake_octaves import FakeCoder, FakeFile, fake_file
-
-WH = (1101, 699)
-
-
-@pytest.fixture(scope="module")
-def noise(tmp_path_factory: pytest.TempPathFactory) -> FakeFile:
-    return fake_file(tmp_path_factory.mktemp("slide") / "noise.cinr", WH)
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inrwsi.octave_tiles.ChunkCoder", FakeCoder)
-    monkeypatch.setattr(FakeCoder, "seconds", 0.0)
-
-
-@pytest.fixture
-def slide(noise: FakeFile, fake: None) -> Iterator[CinrSlide]:
-    with CinrSlide(noise.path) as opened:
-        yield opened
+from tests.fake_octaves import FakeFile
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,8 @@ class OctavesModel:
     """The model's part of the header (SPEC.md, Annex B).
 
     Attributes:
-        prior: SHA-256, in hex, of the released prior that the networks come from.
+        prior: SHA-256, in hex, of the released prior that the networks come from; empty where the file holds all that
+            decoding needs, and no prior is needed.
         step: of the quantiser at octave 0, in units of 1 / 1024 grey level.
         matrix: 9 integers, rows of the colour transform in units of 1 / 2^14.
         mean: 3 integers, of RGB, in units of 1 / 64 grey level.
@@ -36,8 +37,8 @@ class OctavesModel:
 
     def __post_init__(self) -> None:
         check(self.name == "octaves", "name", self.name, "octaves")
-        ok = len(self.prior) == 64 and set(self.prior) <= set("0123456789abcdef")
-        check(ok, "prior", self.prior[:80], "64 hexadecimal digits")
+        ok = len(self.prior) in (0, 64) and set(self.prior) <= set("0123456789abcdef")
+        check(ok, "prior", self.prior[:80], "64 hexadecimal digits, or empty")
         check_int("step", self.step, LEAST_STEP, MOST_STEP)
         check(len(self.matrix) == 9, "matrix", len(self.matrix), "9 numbers")
         for value in self.matrix:

@@ -15,11 +15,10 @@ import numpy as np
 from inrwsi.coding import rans
 from inrwsi.coding.tables import FrequencyTables
 from inrwsi.fields.octaves_integer import NETS, check_net, net_tensors
-from inrwsi.fields.octaves_prior import Prior
+from inrwsi.fields.octaves_prior import MOST_BIAS, MOST_WEIGHT, Prior, pack_decoding
 
 MAX_QUANTUM = 64
 BIAS_BITS = 2
-MOST_WEIGHT, MOST_BIAS = 127, 2**23
 
 Net = dict[str, np.ndarray]
 
@@ -99,6 +98,14 @@ def apply_deltas(prior: Prior, weights: bytes) -> tuple[Net, ...]:
     for n in which:
         check_net(nets[n])
     return tuple(nets)
+
+
+def pack_whole(prior: Prior, weights: bytes | None) -> bytes:
+    """The section of a file that is to need no prior, in place of differences from it, or of none (None).
+
+    The nets and tables are the same, bit for bit, and so is what they decode.
+    """
+    return pack_decoding(prior.nets if weights is None else apply_deltas(prior, weights), prior.tables)
 
 
 def _changed(

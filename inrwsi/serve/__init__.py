@@ -25,8 +25,8 @@ def app(
     """An ASGI application that serves slides. `app.state.library.facts()` lists them, `.skipped` says what was left.
 
     Args:
-        paths: `.cinr` files, and folders whose `.cinr` files are served (not those of folders in them). A slide is
-            known by its file's name without the suffix.
+        paths: `.cinr` files, and folders whose `.cinr` files are served (not those of folders in them), also those
+            that are put there later. A slide is known by its file's name without the suffix.
         source: the slide that the one `.cinr` file was encoded from, to compare it with. In a folder it is the file
             of the same name with another suffix.
         options: limits and qualities.

@@ -1,11 +1,13 @@
-"""The slides that a server has: found once by name, opened when they are asked for, a few held open at a time."""
+"""The slides that a server has: found by name, opened when they are asked for, a few held open at a time."""
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -22,12 +24,17 @@ if TYPE_CHECKING:
     from inrwsi.serve.slides import OpenCinr, OpenSource
 
 SUFFIX = ".cinr"
+LOOK_AGAIN_S = 1.0  # at the earliest, at what is in the folders
 NO_SLIDE = (OSError, openslide.OpenSlideError, Image.DecompressionBombError)
 T = TypeVar("T", "OpenCinr", "OpenSource")
 
 
 class UnknownSlide(UsageError):
     """There is no slide of this id, or no longer."""
+
+
+class NameTaken(UsageError):
+    """Two slides would have one id."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +74,10 @@ class Entry:
 class Library:
     """Slides by id, which is the file's name without `.cinr`: no request names a path. Thread safe.
 
+    Files that are put into a folder later, or taken out of it, are found when the list or an unknown id is asked for.
+
     Args:
         paths, source: as of `inrwsi.serve.app`.
-
-    Attributes:
-        skipped: a sentence for each file of a folder that is not served, and each source that is not its slide's.
 
     Raises:
         as `inrwsi.serve.app`.
@@ -83,48 +89,124 @@ class Library:
         source: str | os.PathLike[str] | None,
         options: ServeOptions,
     ) -> None:
-        self.skipped: list[str] = []
         self._options = options
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of what the next three hold; who looks at the folders takes _looking first
         self._entries: dict[str, Entry] = {}
-        beside: dict[Path, dict[str, list[Path]]] = {}
-        for path, named in _files([Path(p) for p in paths]):
-            if path.parent not in beside:
-                beside[path.parent] = _by_stem(path.parent)
-            self._add(path, named, beside[path.parent].get(path.stem, []))
+        self._left_out: dict[Path, tuple[str, str]] = {}  # what it was when it was left out, and why
+        self._cinr: Held[OpenCinr] = Held(0)
+        self._sources: Held[OpenSource] = Held(0)
+        self._looking = threading.Lock()
+        found = [Path(path) for path in paths]
+        for path in found:
+            if not path.exists():
+                raise UsageError(
+                    f"{path}: no such file or folder; give .cinr files on this machine, or folders of them"
+                )
+        self._folders = tuple(path for path in found if path.is_dir())
+        self._named = tuple(path for path in found if not path.is_dir())
+        for path in self._named:
+            self._add(path, _by_stem(path.parent).get(path.stem, []))
+        for folder in self._folders:
+            for path, beside in _files(folder):
+                self._find(path, beside, strict=True)
         if not self._entries:
             raise UsageError(f"{', '.join(map(str, paths)) or 'nothing'}: there is no .cinr file to serve")
         if source is not None:
             self._pair(Path(source))
-        held = min(options.open_slides, len(self._entries))
-        self._cinr: Held[OpenCinr] = Held(held)
-        self._sources: Held[OpenSource] = Held(held)
-        self._decoded_bytes = options.decoded_bytes // held
+        self._share()
+        self._looked_s = time.monotonic()
 
-    def _add(self, path: Path, named: bool, beside: Sequence[Path]) -> None:
-        if path.stem in self._entries:
-            raise UsageError(
-                f"{path}: another slide is called {path.stem} too, {self._entries[path.stem].path}; rename one of them"
-            )
+    @property
+    def skipped(self) -> list[str]:
+        """A sentence for each file of a folder that is not served, and each source that is not its slide's."""
+        with self._lock:
+            return [sentence for _, sentence in self._left_out.values() if sentence]
+
+    def refresh(self) -> None:
+        """Look at what is in the folders by now, unless that was done a moment ago."""
+        with self._looking:
+            if time.monotonic() - self._looked_s < LOOK_AGAIN_S:
+                return
+            for folder in self._folders:
+                with suppress(OSError):  # a folder that cannot be read just now keeps its slides
+                    self._look(folder)
+            self._share()
+            self._looked_s = time.monotonic()
+
+    def _look(self, folder: Path) -> None:
+        files = _files(folder)
+        here = {path for path, _ in files}
+        with self._lock:
+            known = {entry.path: slide_id for slide_id, entry in self._entries.items()}
+            gone = [path for path in known.keys() - here - set(self._named) if path.parent == folder]
+            for path in gone:
+                del self._entries[known[path]]
+            if gone:  # one that was left out may have wanted the name
+                self._left_out.clear()
+        for path, beside in files:
+            self._find(path, beside, strict=False)
+
+    def _find(self, path: Path, beside: Sequence[Path], *, strict: bool) -> None:
+        """A file of a folder, which is left out where it cannot be served; if `strict`, not for its name."""
         try:
-            entry = _read(path)
-        except InrwsiError as error:
-            if named:
+            if not self._tried(path):
+                self._add(path, beside)
+        except NameTaken as error:
+            if strict:
                 raise
-            self.skipped.append(str(error))
+            self._leave_out(path, str(error))
+        except InrwsiError as error:
+            self._leave_out(path, str(error))
+        except OSError:  # it went away, or is another's who has yet to give it to us
             return
-        self._entries[path.stem] = self._with_neighbour(entry, beside)
+
+    def _tried(self, path: Path) -> bool:
+        """Whether it was left out as it is now: one that is still being copied is another at the next look."""
+        with self._lock:
+            return path in self._left_out and self._left_out[path][0] == _identity(path)
+
+    def _leave_out(self, path: Path, sentence: str) -> None:
+        with suppress(OSError), self._lock:
+            self._left_out[path] = (_identity(path), sentence)
+
+    def _add(self, path: Path, beside: Sequence[Path]) -> None:
+        """A file that is new, that has changed, or that may have a source beside it by now.
+
+        Raises:
+            NameTaken; CorruptFile, UnsupportedVersion, UsageError, OSError: it cannot be served.
+        """
+        with self._lock:
+            entry = self._entries.get(path.stem)
+        if entry is not None and not _same(entry.path, path):
+            raise NameTaken(f"{path}: another slide is called {path.stem} too, {entry.path}; rename one of them")
+        if entry is None or _identity(path) != entry.identity:
+            if entry is not None and entry.source_path is not None:
+                beside = (entry.source_path, *beside)
+            entry = _read(path)
+        if entry.source_path is None:
+            entry = self._with_neighbour(entry, beside)
+        with self._lock:
+            self._entries[path.stem] = entry
+            self._left_out.pop(path, None)
 
     def _with_neighbour(self, entry: Entry, beside: Sequence[Path]) -> Entry:
         """With the source that lies beside the file under its name, where there is one."""
         for path in beside:
             try:
-                return _with_source(entry, path)
+                if not self._tried(path):
+                    return _with_source(entry, path)
             except UsageError as error:
-                self.skipped.append(str(error))
+                self._leave_out(path, str(error))
             except NO_SLIDE:
-                continue
+                self._leave_out(path, "")
         return entry
+
+    def _share(self) -> None:
+        """Have as many slides open as there are, up to the limit; what is kept decoded is shared among them."""
+        with self._lock:
+            held = max(1, min(self._options.open_slides, len(self._entries)))
+            if held != self._cinr.most:
+                self._cinr, self._sources = Held(held), Held(held)
 
     def _pair(self, source: Path) -> None:
         if len(self._entries) > 1:
@@ -138,10 +220,11 @@ class Library:
         except NO_SLIDE as error:
             reason = "no such file" if isinstance(error, FileNotFoundError) else f"OpenSlide cannot open it ({error})"
             raise UsageError(f"{source}: {reason}; --source should be the slide that was encoded") from None
-        self.skipped = [sentence for sentence in self.skipped if not sentence.startswith(f"{source}:")]
+        self._left_out.pop(source, None)
 
     def facts(self) -> list[Facts]:
-        """All slides, by name."""
+        """All slides that there are now, by name."""
+        self.refresh()
         with self._lock:
             return [self._entries[slide_id].facts for slide_id in sorted(self._entries)]
 
@@ -152,6 +235,8 @@ class Library:
             UnknownSlide: there is none of this id.
             CorruptFile: it was replaced by a damaged file.
         """
+        if slide_id not in self._entries:
+            self.refresh()
         with self._lock:
             entry = self._entries.get(slide_id)
         if entry is None:
@@ -175,8 +260,9 @@ class Library:
         """The slide, open. Raises CorruptFile, UnsupportedVersion, UsageError."""
         from inrwsi.serve.slides import OpenCinr  # torch
 
-        key = (entry.facts.id, entry.identity)
-        return self._cinr.get(key, lambda: OpenCinr(entry.path, self._options.device, self._decoded_bytes))
+        held, key = self._cinr, (entry.facts.id, entry.identity)
+        decoded_bytes = self._options.decoded_bytes // held.most
+        return held.get(key, lambda: OpenCinr(entry.path, self._options.device, decoded_bytes))
 
     def source(self, entry: Entry) -> OpenSource:
         """Its source, open. Raises UnknownSlide where it has none; OpenSlideError, OSError."""
@@ -196,7 +282,7 @@ class Held(Generic[T]):
     """At most `most` open slides. Who still uses one that was let go of keeps it open until done. Thread safe."""
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self.most = most
         self._open: OrderedDict[tuple[str, str], T] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -207,7 +293,7 @@ class Held(Generic[T]):
                 # An older content of the same slide goes first, then what was longest not asked for.
                 for old in [k for k in self._open if k[0] == key[0] and k != key]:
                     del self._open[old]
-                if len(self._open) > self._most:
+                if len(self._open) > self.most:
                     self._open.popitem(last=False)
             self._open.move_to_end(key)
             return self._open[key]
@@ -217,26 +303,23 @@ class Held(Generic[T]):
             self._open.pop(key, None)
 
 
-def _files(paths: Sequence[Path]) -> Iterator[tuple[Path, bool]]:
-    """The files to serve, and whether each is named itself. Raises UsageError."""
-    seen: set[Path] = set()
-    for path in paths:
-        if not path.exists():
-            raise UsageError(f"{path}: no such file or folder; give .cinr files on this machine, or folders of them")
-        found = sorted(p for p in path.iterdir() if p.suffix == SUFFIX and p.is_file()) if path.is_dir() else [path]
-        for file in found:
-            if file.resolve() not in seen:  # the same file twice, by itself and in its folder, is one slide
-                seen.add(file.resolve())
-                yield file, not path.is_dir()
+def _files(folder: Path) -> list[tuple[Path, list[Path]]]:
+    """The `.cinr` files of a folder, each with the others of its name that lie beside it. Raises OSError."""
+    others = _by_stem(folder)
+    return [(path, others.get(path.stem, [])) for path in sorted(folder.glob(f"*{SUFFIX}")) if path.is_file()]
 
 
 def _by_stem(folder: Path) -> dict[str, list[Path]]:
-    """The files of a folder that are no `.cinr`, by name without suffix."""
+    """The files of a folder that are no `.cinr`, by name without suffix. Raises OSError."""
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix != SUFFIX and path.is_file():
             found.setdefault(path.stem, []).append(path)
     return found
+
+
+def _same(a: Path, b: Path) -> bool:
+    return a == b or a.resolve() == b.resolve()
 
 
 def _identity(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""The two pages of the server: the list of slides, and the viewer of one. No script or style is inline.
+"""The pages of the server: the list of slides, the viewer of one, and what went wrong. No script or style is inline.
 
 Addresses in them are relative, so that they hold behind a proxy that puts the server under a folder.
 """
@@ -61,6 +61,20 @@ _ITEM = Template(
 """
 )
 
+_TROUBLE = Template(
+    _HEAD
+    + """</head>
+<body>
+<main>
+<h1>This slide cannot be shown</h1>
+<p role="alert">$sentence</p>
+<p><a href="../">All slides</a></p>
+</main>
+</body>
+</html>
+"""
+)
+
 _VIEWER = Template(
     _HEAD
     + """<script src="../static/openseadragon.min.js" defer></script>
@@ -106,7 +120,9 @@ _VIEWER = Template(
 <div class="foot">
 <dl class="panel readout" aria-label="What is on screen">
 <div><dt>Magnification</dt><dd id="magnification">-</dd></div>
-<div title="Of the chunks that the view is decoded from"><dt>Bits in view</dt><dd id="bits">-</dd></div>
+<div title="Of what the view is decoded from, by the share that is in view"><dt>Bits in view</dt>
+<dd id="bits">-</dd></div>
+<div title="Bits in view, by the pixels that it shows of the slide"><dt>bit/px</dt><dd id="bpp">-</dd></div>
 <div title="Against the source slide, where the server has it"><dt>PSNR in view</dt><dd id="psnr">-</dd></div>
 </dl>
 <p id="scale" class="panel scale" role="img" aria-label="Scale bar"><span id="scale-text"></span>
@@ -178,6 +194,12 @@ def viewer(slide: Slide) -> str:
         facts=escape(facts(slide)),
         data=escape(json.dumps({"path": _path(slide), **data})),
     )
+
+
+def trouble(sentence: str) -> str:
+    """In place of the viewer: why there is none. Addresses in it are as in `viewer`."""
+    title = "This slide cannot be shown - inrwsi"
+    return _TROUBLE.substitute(root="../", title=title, css="index.css", sentence=escape(sentence))
 
 
 def facts(slide: Slide) -> str:

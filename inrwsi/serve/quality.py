@@ -1,9 +1,8 @@
-"""What a view costs and how good it is: bits of the chunks that it is made of, PSNR against the source."""
+"""What a view costs and how good it is: its share of the bits of its chunks, and PSNR against the source."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +12,6 @@ from inrwsi.formats.header import Header
 from inrwsi.geometry import Rect
 from inrwsi.metrics import psnr
 from inrwsi.octave_tiles import STEP_TOLERANCE
-from inrwsi.resample import Sampling
 from inrwsi.serve.slides import OpenCinr, OpenSource
 
 MOST_PX = 1024  # a side of what PSNR is taken over
@@ -50,35 +48,36 @@ class View:
         return max(1.0, self.l0.w * self.l0.h / max(1.0, self.downsample) ** 2)
 
 
-def view_bits(slide: OpenCinr, view: View) -> int:
-    """Bits of the payloads that the view's pixels are decoded from. Raises CorruptFile(INDEX)."""
-    return 8 * sum(
-        int(slide.payload_bytes(octave)[c.y : c.y + c.h, c.x : c.x + c.w].sum())
-        for octave, c in needed_chunks(slide.header, view)
-    )
+def view_bits(slide: OpenCinr, view: View) -> float:
+    """Bits of the payloads that the view is decoded from, of each by the share of its chunk's area that is in view.
+
+    So the bits of views that share out the slide add up: at native to all payloads of the file. The bits of ancestors,
+    which lie under more of the slide than is in view, are told in proportion too. Raises CorruptFile(INDEX).
+    """
+    l0_wh, grid = slide.header.slide.l0_wh, slide.header.grid
+    bits = 0.0
+    for octave in octaves_decoded(slide.header, view):
+        chunk_l0_px = grid.chunk_px << octave
+        columns = _shares(view.l0.x, view.l0.w, chunk_l0_px, l0_wh[0])
+        rows = _shares(view.l0.y, view.l0.h, chunk_l0_px, l0_wh[1])
+        bits += 8 * float(rows @ slide.payload_bytes(octave) @ columns)
+    return bits
 
 
-def needed_chunks(header: Header, view: View) -> Iterator[tuple[int, Rect]]:
-    """Octaves, each with the columns and rows of its chunks that the view needs: its own, and those these need."""
+def octaves_decoded(header: Header, view: View) -> tuple[int, ...]:
+    """The octave that a decoder takes the view from, and those that it needs for that one's chunks."""
     octaves = header.grid.octaves
     octave = 0
     while octave < octaves[-1] and 2.0 ** (octave + 1) * (1 + STEP_TOLERANCE) < view.downsample:
         octave += 1
-    sampling = Sampling(octave=octave)
-    chunk_px, l0 = header.grid.chunk_px, view.l0
-    first, past = [], []
-    for start, size, samples in zip((l0.x, l0.y), (l0.w, l0.h), sampling.samples_wh(header.slide.l0_wh), strict=True):
-        low = start * sampling.a_px + sampling.begins
-        high = (start + size) * sampling.a_px + sampling.begins
-        first.append(min(math.floor(low), samples - 1) // chunk_px)
-        past.append((min(math.ceil(high), samples) - 1) // chunk_px + 1)
-    while True:
-        yield octave, Rect(first[0], first[1], past[0] - first[0], past[1] - first[1])
-        if octave == octaves[-1]:
-            return
-        octave += 1
-        first = [v // 2 for v in first]
-        past = [(v + 1) // 2 for v in past]
+    return tuple(range(octave, octaves[-1] + 1))
+
+
+def _shares(start: int, size: int, chunk_l0_px: int, side: int) -> np.ndarray:
+    """Of each chunk along an axis, the share that lies within `size` level-0 pixels from `start`: (chunks,) float64."""
+    edges = np.minimum(np.arange(-(-side // chunk_l0_px) + 1) * chunk_l0_px, side)
+    inside = np.minimum(edges[1:], start + size) - np.maximum(edges[:-1], start)
+    return np.maximum(inside, 0) / np.diff(edges)
 
 
 def view_psnr_db(slide: OpenCinr, source: OpenSource, view: View) -> float:

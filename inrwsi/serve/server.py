@@ -99,13 +99,21 @@ class Server:
     # ---- pages and lists
 
     async def _index(self, request: Request) -> Response:
-        return _page(page.index([facts.as_json() for facts in self._library.facts()]))
+        return _page(page.index(await self._list()))
 
     async def _viewer(self, request: Request) -> Response:
-        return _page(page.viewer((await self._entry(request)).facts.as_json()))
+        try:
+            return _page(page.viewer((await self._entry(request)).facts.as_json()))
+        except UnknownSlide as error:
+            return _page(page.trouble(str(error)), 404)
+        except CorruptFile as error:
+            return _page(page.trouble(_damage(request, error)), 500)
 
     async def _slides(self, request: Request) -> Response:
-        return JSONResponse([facts.as_json() for facts in self._library.facts()], headers=ASK_AGAIN)
+        return JSONResponse(await self._list(), headers=ASK_AGAIN)
+
+    async def _list(self) -> list[dict[str, Any]]:
+        return [facts.as_json() for facts in await run_in_threadpool(self._library.facts)]
 
     async def _slide(self, request: Request) -> Response:
         return JSONResponse((await self._entry(request)).facts.as_json(), headers=ASK_AGAIN)
@@ -191,7 +199,7 @@ class Server:
         if entry.source_path is not None:
             measured = self._of_source(entry, lambda s: b"%.4f" % view_psnr_db(slide, s, view))
             psnr_db = float(measured)
-        return json.dumps({"bits": bits, "bpp": bits / view.pixels, "psnr_db": psnr_db}).encode()
+        return json.dumps({"bits": round(bits), "bpp": bits / view.pixels, "psnr_db": psnr_db}).encode()
 
     # ---- all of them
 
@@ -243,8 +251,9 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     await warming
 
 
-def _page(html: str) -> Response:
-    return HTMLResponse(html, headers=ASK_AGAIN | {"Content-Security-Policy": page.CONTENT_SECURITY_POLICY})
+def _page(html: str, status: int = 200) -> Response:
+    headers = ASK_AGAIN | {"Content-Security-Policy": page.CONTENT_SECURITY_POLICY}
+    return HTMLResponse(html, status, headers=headers)
 
 
 def _iiif_address(request: Request, entry: Entry) -> str:
@@ -293,8 +302,11 @@ async def _told(status: int, request: Request, error: Exception) -> Response:
 
 
 async def _damaged(request: Request, error: CorruptFile) -> Response:
-    sentence = f"{request.path_params.get('id')}: damaged ({error.cause}): {error.where}"
-    return await _told(500, request, UsageError(sentence))
+    return await _told(500, request, UsageError(_damage(request, error)))
+
+
+def _damage(request: Request, error: CorruptFile) -> str:
+    return f"{request.path_params.get('id')}: damaged ({error.cause}): {error.where}"
 
 
 async def _source_damaged(request: Request, error: Exception) -> Response:

@@ -1,10 +1,11 @@
-// What the panels say of the view: scale bar, magnification, and bits and PSNR of what is on screen.
+// What the panels say of the view: scale bar, magnification, and bits, bits a pixel and PSNR of what is on screen.
 
 import { lengthText, magnificationText, qualityText, roundLength } from "./view.js";
 
 const ASK_AFTER_MS = 300;
 const BAR_SHARE = 0.14; // of the screen's width
 const BAR_PX = [70, 240];
+const MEASURED = ["bits", "bpp", "psnr"];
 
 const byId = (id) => document.getElementById(id);
 
@@ -49,7 +50,7 @@ export class Readout {
     this.asked?.abort();
     this.#state("old");
     if (query) this.timer = setTimeout(() => this.#ask(query), ASK_AFTER_MS);
-    else this.#write({ bits: "-", psnr: "-" }, "none");
+    else this.#writeAll("-", "none");
   }
 
   async #ask(query) {
@@ -60,18 +61,21 @@ export class Readout {
       if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
       this.#write(qualityText(await answer.json()), "measured");
     } catch (error) {
-      if (!signal.aborted) this.#write({ bits: "not measured", psnr: "not measured" }, "failed");
+      if (!signal.aborted) this.#writeAll("not measured", "failed");
     }
   }
 
-  #write({ bits, psnr }, state) {
-    byId("bits").textContent = bits;
-    byId("psnr").textContent = psnr;
+  #writeAll(text, state) {
+    this.#write(Object.fromEntries(MEASURED.map((id) => [id, text])), state);
+  }
+
+  #write(texts, state) {
+    for (const id of MEASURED) byId(id).textContent = texts[id];
     this.#state(state);
   }
 
   /** Numbers of an earlier view are pale until those of this one are there. */
   #state(state) {
-    for (const id of ["bits", "psnr"]) byId(id).dataset.state = state;
+    for (const id of MEASURED) byId(id).dataset.state = state;
   }
 }

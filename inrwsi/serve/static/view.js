@@ -55,10 +55,11 @@ export function bitsText(bits) {
   return bits >= 1e3 ? `${number(bits / 1e3)} kbit` : `${number(bits)} bit`;
 }
 
-/** What `/quality` says, as the two lines of the readout. Bits a pixel would mislead: chunks reach past the view. */
-export function qualityText({ bits, psnr_db: psnrDb }) {
+/** What `/quality` says, as the lines of the readout. */
+export function qualityText({ bits, bpp, psnr_db: psnrDb }) {
   return {
     bits: bitsText(bits),
+    bpp: number(bpp),
     psnr: psnrDb === null ? "not known" : `${psnrDb.toFixed(2)} dB`,
   };
 }

@@ -167,6 +167,7 @@ function updateBusy() {
 
 function changed() {
   const zoom = zoomNow(true);
+  viewer.drawer.setZoom(zoom);
   readout.show(zoom);
   markPreset(zoom);
   comparison?.place();
@@ -203,6 +204,17 @@ viewer.addOnceHandler("open", () => {
 });
 
 viewer.addHandler("open-failed", () => say("The slide could not be opened: the server gave no tiles of it.", 0));
-viewer.addHandler("tile-load-failed", ({ maxReached }) => {
-  if (maxReached) say("A part of the slide could not be loaded. Reload the page to try again.");
+viewer.addHandler("tile-load-failed", async ({ maxReached, tile }) => {
+  if (maxReached) say(`A part of the slide could not be loaded. ${await reasonOf(tile.getUrl())}`);
 });
+
+/** What the server says of what it does not give: a picture's own request does not tell. */
+async function reasonOf(url) {
+  try {
+    const answer = await fetch(url);
+    if (!answer.ok) return await answer.text();
+  } catch {
+    // nobody answers
+  }
+  return "Reload the page to try again.";
+}

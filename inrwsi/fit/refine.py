@@ -1,0 +1,146 @@
+"""Refining a chunk's coefficients before they are rounded: what `--effort best` does beside fitting for longer.
+
+The analysis is one forward pass: it does not know how the other coefficients of the chunk were rounded, nor what a
+coefficient tells the networks of those that are coded after it. Here, with the networks held as they are, every
+coefficient is moved towards where it would be best given how all the others are coded now, a few times. The format
+knows nothing of it.
+
+On crops of four slides: 1.5 % fewer bits at equal RGB PSNR (0.3 to 2.3 %, least where the crop is mostly glass), for
+half a second of one core on 256 x 256 pixels. Three times the rounds gave nothing more.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from inrwsi.fields.octaves import (
+    BANDS,
+    COEFFICIENT_MAX,
+    COMPONENTS,
+    RATE_WEIGHT,
+    OctaveNet,
+    black,
+    logistic_bits,
+    merge,
+    white,
+)
+from inrwsi.fields.octaves_integer import FACTOR_UNIT, PASSES, net_of, octave_step
+from inrwsi.fields.octaves_model import STEP_UNIT
+from inrwsi.fields.octaves_prior import Prior
+from inrwsi.fit.quantise import net_units
+from inrwsi.fit.slide import floats_of
+
+# The share of its way that each coefficient goes, round by round: all move at once, and neighbours that went all of
+# it would both mend the same error.
+SHARES = (0.6, 0.5, 0.4, 0.3, 0.3)
+# Squared error, in squared steps, that a bit is worth: training takes the mean over the components, here it is the sum.
+BIT = COMPONENTS * RATE_WEIGHT
+
+
+class Refiner:
+    """Refines the coefficients of chunks. Thread safe; the same result on any thread.
+
+    Args:
+        prior: the networks that chunks are coded with, and their units.
+        step: of the quantiser at octave 0, in 1 / 1024 grey level.
+        device: where to compute.
+        fast: in bf16, where that pays.
+    """
+
+    def __init__(self, prior: Prior, step: int, device: torch.device, *, fast: bool) -> None:
+        model = floats_of(prior).requires_grad_(False).eval()
+        self._nets = model.to(device, memory_format=torch.channels_last).nets
+        self._step, self._device, self._fast = step, device, fast
+        self._inverse = [self._column(net["inverse_factor"] / FACTOR_UNIT) for net in prior.nets]
+        self._given = [self._column(net_units(prior.units, n)["trunk1<"][6:-2]) for n in range(len(prior.nets))]
+
+    def _column(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values.astype(np.float32)).to(self._device).view(1, -1, 1, 1)
+
+    @torch.enable_grad()
+    def refined(
+        self,
+        octave: int,
+        target: np.ndarray,
+        below: np.ndarray,
+        features: np.ndarray,
+        units: np.ndarray,
+        patience: np.ndarray,
+    ) -> np.ndarray:
+        """The coefficients of a chunk, nearer to the best ones.
+
+        Args:
+            target: true pixels (3, 2 h, 2 w) float32, in grey levels about the mean.
+            below: (3, h, w) float32, the decoded octave below, likewise.
+            features: (FEATURES, h, w) uint8, what it handed up.
+            units: (h, w, 9) float32, the coefficients in quantiser units, before they are rounded.
+            patience: (h, w, 9) float32, how much a bit counts.
+
+        Returns:
+            (h, w, 9) float32, in the place of `units`.
+        """
+        number = net_of(octave)
+        net, inverse = self._nets[number], self._inverse[number]
+        truth, low, given = (self._batch(x) for x in (target, below, features))
+        wanted, weight = (self._batch(x.transpose(2, 0, 1)) for x in (units, patience))
+        step = torch.full((1, 1, 1, 1), octave_step(self._step, octave) / STEP_UNIT, device=self._device)
+        # Chunks are refined on several threads: a cast that they shared would be one node of all their graphs.
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._fast, cache_enabled=False):
+            trunk = net.trunk(low, given * self._given[number], step)
+            for share in SHARES:
+                passes, coded, bits = _coded(net, trunk, wanted, weight)
+                pixels, _ = net.synthesise(trunk, low, coded * inverse, step)
+                error = ((pixels - truth) / step).square().sum()
+                slopes = torch.autograd.grad(error / 2 + bits * (BIT / 2), passes)
+                slope = torch.stack([_placed(n, part) for n, part in enumerate(slopes)]).sum(0)
+                # The wavelet is all but orthonormal: a unit's squared error in pixels is the step's, in factors of it.
+                best = coded.detach() - slope / inverse.square()
+                wanted = wanted + share * (best - wanted)
+        return wanted[0].permute(1, 2, 0).contiguous().cpu().numpy()
+
+    def _batch(self, x: np.ndarray) -> Tensor:
+        held = torch.from_numpy(np.ascontiguousarray(x, np.float32))[None].to(self._device)
+        return held.contiguous(memory_format=torch.channels_last)
+
+
+def _coded(net: OctaveNet, trunk: Tensor, wanted: Tensor, weight: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Code the coefficients that are wanted, (1, 9, h, w).
+
+    Returns:
+        What they are coded as: of each pass, to take gradients by, and all together, (1, 9, h, w). And the weighted
+        bits; they depend on a pass's values by what is coded after it alone, for what a coefficient costs itself is
+        for the rounding to weigh.
+    """
+    at = {black: black(trunk), white: white(trunk)}
+    passes = []
+    coded, bits = torch.zeros_like(wanted), torch.zeros((), device=wanted.device)
+    for number, (head, (first, bands, at_white, seen, _)) in enumerate(zip(net.heads, PASSES, strict=True)):
+        sites, own = white if at_white else black, slice(first, first + bands)
+        context = coded[:, :seen].clamp(-COEFFICIENT_MAX, COEFFICIENT_MAX) * 0.25 if seen else None
+        mean, scale = head(at[sites], context, sites)
+        costs = sites(weight[:, own])
+        with torch.no_grad():
+            value = _choose(sites(wanted[:, own]) - mean, scale, costs) + mean
+        bits = bits + (logistic_bits(value - mean, scale) * costs).sum()
+        passes.append(value.clone().requires_grad_())  # the bits above are not to see it
+        coded = coded + _placed(number, passes[-1])
+    return passes, coded, bits
+
+
+def _placed(number: int, x: Tensor) -> Tensor:
+    """What a pass has at its sites and bands, (2, bands, h / 2, w / 2), among zeros: (1, 9, h, w)."""
+    first, bands, at_white, _, _ = PASSES[number]
+    none = torch.zeros_like(x)
+    whole = merge(none, x) if at_white else merge(x, none)
+    return F.pad(whole, (0, 0, 0, 0, first, BANDS - first - bands))
+
+
+def _choose(x: Tensor, scale: Tensor, patience: Tensor) -> Tensor:
+    """The integer next to x that costs least: squared error in units and bits, each `patience` times."""
+    size = x.abs()
+    near = size.floor()
+    more = logistic_bits(near + 1, scale) - logistic_bits(near, scale)
+    return torch.where(size - near > 0.5 + BIT / 2 * patience * more, near + 1, near) * x.sign()

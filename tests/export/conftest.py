@@ -1,0 +1,77 @@
+"""A file with everything that an export should carry on, made once, and its TIFF."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image, ImageCms
+
+from inrwsi.cli.main import main
+from inrwsi.export import ExportReport, export
+from inrwsi.formats.container import Container
+from inrwsi.formats.header import AssociatedInfo
+from inrwsi.formats.writer import ContainerWriter
+from inrwsi.sample import sample_region
+
+WH = (1301, 777)
+LEVELS_WH = ((1301, 777), (651, 389), (326, 195))
+MPP_UM = (0.2527, 0.2531)
+ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+MACRO = np.full((40, 90, 3), (200, 30, 90), np.uint8)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A file with all that an export can carry, and what it decodes to."""
+
+    path: Path
+    pixels: np.ndarray
+
+
+@pytest.fixture(scope="package")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A slide that was encoded, and copied into a file that has a profile and an associated image too."""
+    from inrwsi.decode import Decoder
+    from inrwsi.encode import encode
+    from inrwsi.formats.source import open_source
+    from inrwsi.options import EncodeOptions
+
+    folder = tmp_path_factory.mktemp("export")
+    tissue = sample_region((900, 900), WH, size_wh=(4096, 4096), seed=1)
+    with open_source(tissue, mpp_um=MPP_UM, objective_power=40) as source:
+        encode(source, folder / "bare.cinr", EncodeOptions(effort="fast", quality=70, device="cpu"))
+    buffer = io.BytesIO()
+    Image.fromarray(MACRO).save(buffer, "png")
+    with Container.open(folder / "bare.cinr") as bare:
+        head = replace(bare.header, associated=(AssociatedInfo("macro", 90, 40, "png"),), preview_format=None)
+        sections = {"weights": bare.weights(), "associated": (buffer.getvalue(),), "icc": ICC}
+        with ContainerWriter(folder / "slide.cinr", head, **sections) as writer:
+            for number in range(head.chunk_count):
+                at = head.chunk_at(number)
+                chunk = bare.chunk(*at)
+                if chunk.payload is None:
+                    writer.put_blank(*at, chunk.colour or ())
+                else:
+                    writer.put_chunk(*at, chunk.payload)
+            writer.finish()
+    with Decoder(folder / "slide.cinr", device="cpu") as decoder:
+        return Made(folder / "slide.cinr", decoder.read_region((0, 0), WH))
+
+
+@pytest.fixture(scope="package")
+def tiff(made: Made) -> tuple[Path, ExportReport]:
+    out = made.path.with_name("slide.tif")
+    return out, export(made.path, out, quality=95, device="cpu")
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def left(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}

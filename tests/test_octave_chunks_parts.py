@@ -1,0 +1,98 @@
+"""Chunks of model `octaves`: blank ones, parts of one, thresholds, and what the networks cannot take."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from inrwsi.colour import Klt
+from inrwsi.errors import UnsupportedVersion
+from inrwsi.fields.octaves_model import FEATURES, Decoded, OctavesModel
+from inrwsi.fields.wavelet import forward97
+from inrwsi.octave_chunks import MOST_SYMBOL, ChunkCoder, thresholds
+from inrwsi.sample import sample_region
+from tests import octaves_reference as reference
+from tests.test_octave_chunks import CPU, MATRIX, MODEL, coder_of, parent_of
+from tests.test_octaves_integer import prior
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (243, 242, 244), (0, 255, 0), (200,)])
+def test_blank_chunks_count_as_their_colour(colour: tuple[int, ...]) -> None:
+    rgb = np.array([[[200, 30, 90], [10, 220, 140]], [[40, 50, 60], [250, 240, 230]]], np.uint8)
+    klt = Klt.of(rgb)
+    model = OctavesModel("0" * 64, 20480, sum(klt.matrix, ()), klt.mean)
+    coder = coder_of(prior(), model)
+    found = coder.blank(colour, (5, 3), 2)
+    pixels, features = reference.blank(dataclasses.asdict(model), colour, (5, 3))
+    assert (found.pixels == pixels).all()
+    assert (found.features == features).all()
+    assert found.pixels.dtype == np.int16
+    shown = coder.rgb(found)
+    assert np.abs(shown.astype(int) - np.array(colour)).max() <= 1
+    assert (shown == reference.to_rgb(dataclasses.asdict(model), pixels)).all()
+    assert coder.blank(colour, (5, 3), 0).features is None
+
+
+def test_a_matrix_that_is_no_rotation_stays_within_16_bits() -> None:
+    model = dataclasses.replace(MODEL, matrix=(16385,) * 9, mean=(0, 0, 0))
+    assert (coder_of(prior(), model).blank((255, 255, 255), (2, 2), 1).pixels == 32000).all()
+    assert (reference.blank(dataclasses.asdict(model), (255,), (2, 2))[0] == 32000).all()
+
+
+def test_what_the_networks_cannot_take_is_refused() -> None:
+    coder, wh = coder_of(prior()), (8, 8)
+    with pytest.raises(ValueError, match="handed nothing up"):
+        coder.decode(0, b"\0", Decoded(np.zeros((3, 4, 4), np.int16), None), wh)
+    with pytest.raises(UnsupportedVersion, match="prior 0000000000000000"):
+        ChunkCoder(MODEL, None, CPU)
+
+
+def test_components_and_the_octave_below() -> None:
+    coder = coder_of(prior(), encoder=True)
+    rgb = sample_region((900, 900), (21, 14), size_wh=(2048, 2048), seed=1)
+    target = coder.components(rgb)
+    assert target.dtype == np.float32
+    assert target.shape == (3, 14, 21)
+    expected = (rgb - np.array(MODEL.mean) / 64) @ (np.array(MATRIX).reshape(3, 3).T / 2**14)
+    assert np.abs(target - expected.transpose(2, 0, 1)).max() < 1e-3
+    padded = np.concatenate((target, target[..., -1:]), -1)
+    assert (coder.below(target) == forward97(torch.from_numpy(padded)[None])[0][0].numpy()).all()
+    assert coder.below(target).shape == (3, 7, 11)
+    assert coder.below(target[:, :1, :1]).shape == (3, 1, 1)
+
+
+def test_a_part_of_a_chunk() -> None:
+    whole = parent_of("cut", (16, 12))
+    part = whole.cut(2, 1, 3, 4)
+    assert (part.pixels == whole.pixels[:, 1:5, 2:5]).all()
+    assert part.features is not None
+    assert part.features.shape == (FEATURES, 4, 3)
+    assert Decoded(whole.pixels, None).cut(0, 0, 1, 1).features is None
+
+
+def test_thresholds_weigh_bits_against_error() -> None:
+    found = thresholds(prior().tables)
+    assert found.dtype == np.float32
+    assert found.shape == (64, 2)
+    assert (found[0] == 0.5).all()
+    assert (found >= 0.5).all()
+    assert (found <= 0.5 + 0.0675 * 30 + 1e-6).all()
+    assert found[1, 0] > found[25, 0] > found[33, 0] > 0.5
+    bits = prior().tables.bits()[33, 126:130]
+    assert found[33, 0] == pytest.approx(0.5 + 0.0675 * (bits[2] - bits[1]))
+    assert found[33, 1] == pytest.approx(0.5 + 0.0675 * (bits[3] - bits[2]))
+
+
+def test_keys_and_limits_of_the_spec_are_those_of_the_model() -> None:
+    spec = (Path(__file__).parents[1] / "formats" / "SPEC.md").read_text(encoding="utf-8")
+    config = spec.split("### B.2")[1].split("### B.3")[0]
+    keys = re.findall(r"^\| `(\w+)` \| (?:integer|array|string) \|", config, re.M)
+    assert sorted(keys) == sorted(f.name for f in dataclasses.fields(OctavesModel))
+    assert "512 to 204800" in config
+    assert re.search(r"beyond \+-2\^20", spec)
+    assert MOST_SYMBOL == 2**20
