@@ -113,7 +113,7 @@ Examples:
     "--self-contained",
     is_flag=True,
     default=None,
-    help="Of octaves. Hold all networks in the file, for about 155 kB: it then needs none of the package's. Files from "
+    help="Of octaves. Hold all networks in the file, for about 150 kB: it then needs none of the package's. Files from "
     "15 MB on do so anyway.",
 )
 @click.option(

@@ -14,9 +14,9 @@ from inrwsi.fields.octaves_integer import FACTOR_UNIT, NETS, PASSES, check_net, 
 from inrwsi.fields.octaves_model import FEATURES
 
 # Of an activation: the share of a channel's values in a crop that may be cut off at 255, which of the crops' ranges
-# then counts (0.5: the median, 1: the widest), and from which step on. The wider, the fewer are cut off, and the coarser
-# is all else. Found by coordinate descent on the bits at equal PSNR of four images that the prior was trained on; the
-# widest range of every activation costs 6 to 10 % more.
+# then counts (0.5: the median, 1: the widest), and from which step on. The wider, the fewer are cut off, and the
+# coarser is all else. Found by coordinate descent on the bits at equal PSNR of four images that the prior was trained
+# on; the widest range of every activation costs 6 to 10 % more.
 RANGES = {
     "trunk1": (1e-4, 0.98, 0.0),
     "trunk2": (1e-3, 0.75, 6.0),
