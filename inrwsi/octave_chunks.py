@@ -273,9 +273,14 @@ def _analysis(held: dict[str, np.ndarray], device: torch.device) -> octaves.Anal
 
 
 def _pad(pixels: np.ndarray, multiple: int) -> np.ndarray:
-    """Sides up to a multiple, as the last row and column are."""
+    """Sides up to a multiple: to an even number as the last row and column are, and then mirrored about those.
+
+    So the wavelet of what is padded has, below, what the wavelet of the even sides has, and after that its last row and
+    column again: what the decoder takes the octave below to be there.
+    """
     _, h, w = pixels.shape
-    return np.pad(pixels, ((0, 0), (0, -h % multiple), (0, -w % multiple)), mode="edge")
+    even = np.pad(pixels, ((0, 0), (0, h % 2), (0, w % 2)), mode="edge")
+    return np.pad(even, ((0, 0), (0, -even.shape[1] % multiple), (0, -even.shape[2] % multiple)), mode="reflect")
 
 
 def _parent(parent: Decoded, mip_wh: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from inrwsi import octave_chunks
 from inrwsi.colour import Klt
 from inrwsi.errors import UnsupportedVersion
 from inrwsi.fields.octaves_model import FEATURES, Decoded, OctavesModel
@@ -96,3 +97,13 @@ def test_keys_and_limits_of_the_spec_are_those_of_the_model() -> None:
     assert "512 to 204800" in config
     assert re.search(r"beyond \+-2\^20", spec)
     assert MOST_SYMBOL == 2**20
+
+
+@pytest.mark.parametrize("side", [150, 74, 73, 38, 6, 2, 1])
+def test_padding_keeps_the_octave_below_and_repeats_its_last_row(side: int) -> None:
+    """Sides that are no multiple of 4 are coded against the octave that the decoder has: at 150 rows, 20 dB hang on it."""
+    pixels = np.random.default_rng(side).normal(0, 30, (3, side, side)).astype(np.float32)
+    below = forward97(torch.from_numpy(octave_chunks._pad(pixels, 2))[None])[0][0].numpy()
+    whole = forward97(torch.from_numpy(octave_chunks._pad(pixels, 4))[None])[0][0].numpy()
+    grow = whole.shape[1] - below.shape[1]
+    assert np.abs(whole - np.pad(below, ((0, 0), (0, grow), (0, grow)), mode="edge")).max() < 1e-3
