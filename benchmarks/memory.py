@@ -12,9 +12,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
 
 import click
 
@@ -22,8 +20,9 @@ from inrwsi.errors import UsageError
 from inrwsi.formats.source import open_source
 
 from . import results
-from .probe import library_versions, machine
-from .results import Machine
+from .probe import library_versions
+from .record import head
+from .results import Record
 
 RESULTS = Path(__file__).parent / "results"
 MOST_BYTES = 2 * 2**30
@@ -44,13 +43,9 @@ class Peak:
 
 
 @dataclass(frozen=True)
-class MemoryRun:
+class MemoryRun(Record):
     """Of `peaks`, `encode_ratio` and `decode_ratio` are the larger slide's over the smaller one's."""
 
-    command: str
-    created_utc: str
-    machine: Machine
-    versions: dict[str, str]
     effort: str
     quality: float
     peaks: tuple[Peak, ...]
@@ -61,7 +56,7 @@ class MemoryRun:
 
 
 def peak_of(arguments: list[str]) -> tuple[int, float]:
-    """Peak resident bytes and seconds of `python -m inrwsi.cli` with these arguments.
+    """Peak resident bytes and seconds of the command line with these arguments.
 
     Raises:
         UsageError: the command failed; its own sentence is on standard error.
@@ -108,17 +103,15 @@ def main(slide: Path, repeated: Path, effort: str, quality: float, out: Path) ->
     within = max(ratios) <= MOST_RATIO and max(peak.peak_bytes for peak in peaks) < MOST_BYTES
     command = f"python -m benchmarks.memory --slide {slide.name} --repeated {repeated.name}"
     run = MemoryRun(
-        command,
-        datetime.now(UTC).isoformat(timespec="seconds"),
-        machine(),
-        library_versions(),
-        effort,
-        quality,
-        tuple(peaks),
-        *ratios,
-        within,
+        **head(command, library_versions()),
+        effort=effort,
+        quality=quality,
+        peaks=tuple(peaks),
+        encode_ratio=ratios[0],
+        decode_ratio=ratios[1],
+        within=within,
     )
-    results.save(cast(Any, run), out)
+    results.save(run, out)
     click.echo(
         f"encode {ratios[0]:.3f}, decode {ratios[1]:.3f} times the memory: {'within' if within else 'NOT within'}"
     )

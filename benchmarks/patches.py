@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,13 +28,17 @@ from torch.utils.data import DataLoader
 
 from inrwsi.cli.progress_view import progress_view
 from inrwsi.data import PatchDataset
+from inrwsi.encode import encode
 from inrwsi.errors import InrwsiError, UsageError
+from inrwsi.formats.source import open_source
 from inrwsi.metrics import SquaredError
+from inrwsi.options import EncodeOptions
 from inrwsi.progress import Progress
 
 from . import results
-from .probe import library_versions, machine, spread
-from .results import Machine, Spread
+from .probe import library_versions, spread
+from .record import head
+from .results import Record, Spread
 
 RESULTS = Path(__file__).parent / "results"
 ORDERS = ("grid", "random")
@@ -108,13 +111,9 @@ class PatchSlide:
 
 
 @dataclass(frozen=True)
-class PatchesRun:
+class PatchesRun(Record):
     """One run. `settings.torch_threads` decode a `.cinr` file where there is no worker."""
 
-    command: str
-    created_utc: str
-    machine: Machine
-    versions: dict[str, str]
     slide: PatchSlide
     settings: dict[str, Any]
     speeds: tuple[PatchSpeed, ...]
@@ -142,7 +141,7 @@ def main(slide: Path, cinr: Path | None, downsample: float | None, quick: bool, 
                 _encode(slide, cinr, report)
             plan = Plan(slide, cinr, _scale(slide, downsample))
             found = measure(plan.quick() if quick else plan, command, report)
-        results.save(cast(Any, found), out)
+        results.save(found, out)
     except InrwsiError as error:
         click.echo(f"patches: {error}", err=True)
         raise SystemExit(error.exit_code) from None
@@ -170,10 +169,7 @@ def measure(plan: Plan, command: str, report: Report) -> PatchesRun:
             speeds.append(_speed(order, workers, counted, turns))
     report(Progress("patches", runs, runs, "turns"))
     return PatchesRun(
-        command=command,
-        created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=machine(),
-        versions={**library_versions(), "openslide": openslide.__library_version__},
+        **head(command, library_versions() | {"openslide": openslide.__library_version__}),
         slide=_facts(plan, corners["random"][: plan.batch]),
         settings=_settings(plan),
         speeds=tuple(speeds),
@@ -282,17 +278,11 @@ def _check_pyramid(path: Path) -> None:
 def _scale(path: Path, downsample: float | None) -> dict[str, float]:
     if downsample is not None:
         return {"downsample": downsample}
-    from inrwsi.formats.source import open_source
-
     with open_source(path) as source:
         return {"downsample": DOWNSAMPLE} if source.mpp_um is None else {"mpp": MPP_UM}
 
 
 def _encode(path: Path, out: Path, report: Report) -> None:
-    from inrwsi.encode import encode
-    from inrwsi.formats.source import open_source
-    from inrwsi.options import EncodeOptions
-
     with open_source(path) as source:
         encode(source, out, EncodeOptions(effort="fast"), progress=report)
 

@@ -17,7 +17,7 @@ from inrwsi.errors import UsageError
 from inrwsi.job import write_whole
 
 LAYOUTS = ("tiled512", "whole", "file")
-R = TypeVar("R", "Run", "RunSet")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -197,21 +197,30 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Run:
-    """One slide, every codec side by side in one run.
+class Record:
+    """What the record of a run begins with.
 
     Attributes:
         command: what was typed.
         created_utc: when it ended, ISO 8601.
         versions: of every library that coded, decoded or measured.
-        settings: of the run, as JSON values.
-        notes: what a reader must know: layouts that were left out, standard errors above what was aimed at.
     """
 
     command: str
     created_utc: str
     machine: Machine
     versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Run(Record):
+    """One slide, every codec side by side in one run.
+
+    Attributes:
+        settings: of the run, as JSON values.
+        notes: what a reader must know: layouts that were left out, standard errors above what was aimed at.
+    """
+
     slide: Slide
     sample: Sample
     settings: dict[str, Any]
@@ -244,8 +253,8 @@ class RunSet:
     schema: int = 1
 
 
-def save(result: Run | RunSet | Point, path: Path) -> None:
-    """Write as JSON, whole or not at all. ConfigError if what is read back would not be the same."""
+def save(result: Any, path: Path) -> None:
+    """Write a frozen dataclass as JSON, whole or not at all. ConfigError if it could not be read back."""
     text = json.dumps(_rounded(to_dict(result)), indent=1, allow_nan=False)
     from_dict(type(result), json.loads(text))
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,9 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
 
 import click
 import numpy as np
@@ -27,8 +25,9 @@ from inrwsi.options import EncodeOptions
 from inrwsi.sample import sample_region
 
 from . import results
-from .probe import library_versions, machine
-from .results import Machine
+from .probe import library_versions
+from .record import head
+from .results import Record
 
 ROOT = Path(__file__).parent.parent
 IMAGES = (
@@ -52,13 +51,9 @@ class Seam:
 
 
 @dataclass(frozen=True)
-class SeamsRun:
+class SeamsRun(Record):
     """All of it; `mean_ratio` is of `seams`, and is to be at most 1 + MOST_EXCESS."""
 
-    command: str
-    created_utc: str
-    machine: Machine
-    versions: dict[str, str]
     chunk_px: int
     near_px: int
     crop_px: int
@@ -137,19 +132,16 @@ def main(slides: Path, out: Path, shot: Path) -> None:
     mean = float(np.mean([s.ratio for s in seams]))
     worst = max(seams, key=lambda s: s.ratio)
     run = SeamsRun(
-        "python -m benchmarks.seams",
-        datetime.now(UTC).isoformat(timespec="seconds"),
-        machine(),
-        library_versions(),
-        CHUNK_PX,
-        NEAR_PX,
-        SIDE_PX,
-        tuple(seams),
-        mean,
-        f"{worst.image}, quality {worst.quality:g}",
-        mean <= 1 + MOST_EXCESS,
+        **head("python -m benchmarks.seams", library_versions()),
+        chunk_px=CHUNK_PX,
+        near_px=NEAR_PX,
+        crop_px=SIDE_PX,
+        seams=tuple(seams),
+        mean_ratio=mean,
+        worst=f"{worst.image}, quality {worst.quality:g}",
+        within=mean <= 1 + MOST_EXCESS,
     )
-    results.save(cast(Any, run), out)
+    results.save(run, out)
     click.echo(f"mean {mean:.3f}; worst {worst.ratio:.3f}, {run.worst}")
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import multiprocessing
 import re
 import shlex
@@ -24,7 +23,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,14 +30,13 @@ from urllib.parse import quote
 
 import click
 
-from inrwsi.config import from_dict, to_dict
 from inrwsi.errors import BackendUnavailable, InrwsiError, UsageError
-from inrwsi.job import write_whole
 from inrwsi.serve.deepzoom import OVERLAP_PX, TILE_PX
 from inrwsi.serve.options import ServeOptions, cores
 
-from .probe import machine
-from .results import Machine
+from . import results
+from .record import head
+from .results import Record
 from .serve_walk import SCREEN_WH, Tile, Walk
 
 if TYPE_CHECKING:
@@ -49,7 +46,7 @@ if TYPE_CHECKING:
 CONNECTIONS = 6
 JPEG_QUALITY = 90
 SECONDS_TO_START = 120.0
-LIBRARIES = ("openslide-python", "openslide-bin", "pillow", "torch", "starlette", "uvicorn", "aiohttp")
+LIBRARIES = ("inrwsi", "openslide-python", "openslide-bin", "pillow", "torch", "starlette", "uvicorn", "aiohttp")
 
 
 @dataclass(frozen=True)
@@ -79,13 +76,9 @@ class Load:
 
 
 @dataclass(frozen=True)
-class LoadRun:
+class LoadRun(Record):
     """All servers, in one run."""
 
-    command: str
-    created_utc: str
-    machine: Machine
-    versions: dict[str, str]
     slide: dict[str, Any]
     settings: dict[str, Any]
     servers: tuple[Load, ...]
@@ -122,17 +115,8 @@ def main(cinr: Path, source: Path, seconds: float, clients: int, look: float, se
     except InrwsiError as error:
         click.echo(f"serve_load: {error}", err=True)
         sys.exit(error.exit_code)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, as_json(run))
+    results.save(run, out)
     sys.exit(any(load.errors for load in run.servers))
-
-
-def as_json(run: LoadRun) -> bytes:
-    """The file's bytes; ConfigError if what is read back would not be the same."""
-    text = json.dumps(to_dict(run), indent=1, allow_nan=False)
-    if from_dict(LoadRun, json.loads(text)) != run:
-        raise ValueError("the result does not come back from JSON as it was")
-    return text.encode() + b"\n"
 
 
 def measure(
@@ -172,11 +156,9 @@ def measure(
     slide = {"name": source.name, "width": facts.width, "height": facts.height, "source_bytes": source.stat().st_size}
     settings = {"seconds": seconds, "clients": clients, "look_s": look_s, "seed": seed, "screen_wh": list(SCREEN_WH)}
     settings |= {"connections": CONNECTIONS, "tile_px": TILE_PX, "overlap_px": OVERLAP_PX, "jpeg_quality": JPEG_QUALITY}
+    versions = {name: version(name) for name in LIBRARIES}
     return LoadRun(
-        command="python -m benchmarks.serve_load " + shlex.join(sys.argv[1:]),
-        created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=machine(),
-        versions={"inrwsi": version("inrwsi"), **{name: version(name) for name in LIBRARIES}},
+        **head("python -m benchmarks.serve_load " + shlex.join(sys.argv[1:]), versions),
         slide=slide | {"cinr_bytes": facts.file_bytes, "bpp": round(facts.bpp, 4)},
         settings=settings,
         servers=tuple(loads),

@@ -11,11 +11,15 @@ import click
 from inrwsi.cli.params import (
     REGION,
     SIZE,
+    cache_option,
     check_output,
     device_option,
+    jpeg_quality_option,
     output_option,
     overwrite_option,
     quiet_option,
+    salvage_option,
+    tell_salvaged,
     threads_option,
     use_threads,
 )
@@ -88,26 +92,11 @@ Examples:
 @click.option(
     "--size", type=SIZE, metavar="WxH", help="Exact size of the picture, instead of --mag, --mpp and --downsample."
 )
-@click.option(
-    "--quality",
-    type=click.IntRange(1, 100),
-    default=90,
-    show_default=True,
-    help="Of a JPEG; PNG and TIFF lose nothing.",
-)
-@click.option(
-    "--salvage", is_flag=True, help="Fill damaged chunks with the background and say which, instead of refusing."
-)
+@jpeg_quality_option("Of a JPEG; PNG and TIFF lose nothing.")
+@salvage_option
 @overwrite_option
 @device_option
-@click.option(
-    "--cache-mb",
-    type=click.IntRange(0),
-    default=256,
-    show_default=True,
-    metavar="MB",
-    help="Memory for tiles that are needed again.",
-)
+@cache_option("Memory for tiles that are needed again.")
 @threads_option
 @quiet_option
 def decode(
@@ -139,8 +128,7 @@ def decode(
         slide = container.header.slide
         view = resolve_view(slide, region=region, mag=mag, mpp=mpp, downsample=downsample, size=size)
         damaged = write_view(container, view, out, quality, salvage, device, cache_mb << 20, threads, quiet)
-    for error in damaged:
-        click.echo(f"inrwsi: filled with the background: {error}", err=True)
+    tell_salvaged(damaged)
 
 
 def resolve_view(

@@ -6,7 +6,17 @@ from pathlib import Path
 
 import click
 
-from inrwsi.cli.params import device_option, overwrite_option, quiet_option, threads_option, use_threads
+from inrwsi.cli.params import (
+    cache_option,
+    device_option,
+    jpeg_quality_option,
+    overwrite_option,
+    quiet_option,
+    salvage_option,
+    tell_salvaged,
+    threads_option,
+    use_threads,
+)
 from inrwsi.cli.progress_view import duration, progress_view
 
 
@@ -19,26 +29,15 @@ Examples:
 )
 @click.argument("file")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option(
-    "--quality",
-    type=click.IntRange(1, 100),
-    default=90,
-    show_default=True,
-    help="Of JPEG in .tif and .dzi: from 90 on with full colour resolution (4:4:4), below with half (4:2:0). "
-    ".ome.zarr loses nothing.",
+@jpeg_quality_option(
+    "Of JPEG in .tif and .dzi: from 90 on with full colour resolution (4:4:4), below with half (4:2:0). .ome.zarr "
+    "loses nothing."
 )
-@click.option(
-    "--salvage", is_flag=True, help="Fill damaged chunks with the background and say which, instead of refusing."
-)
+@salvage_option
 @overwrite_option
 @device_option
-@click.option(
-    "--cache-mb",
-    type=click.IntRange(0),
-    default=256,
-    show_default=True,
-    metavar="MB",
-    help="Memory for tiles that are needed again. The rest of what an export holds is bounded, whatever the slide.",
+@cache_option(
+    "Memory for tiles that are needed again. The rest of what an export holds is bounded, whatever the slide."
 )
 @threads_option
 @quiet_option
@@ -80,8 +79,7 @@ def export(
                 cache_bytes=cache_mb << 20,
                 progress=progress,
             )
-    for error in report.damaged:
-        click.echo(f"inrwsi: filled with the background: {error}", err=True)
+    tell_salvaged(report.damaged)
     if not quiet:
         (width, height), levels = report.levels_wh[0], len(report.levels_wh)
         size = f"{report.written_bytes:,} bytes, {width:,} x {height:,} pixels"

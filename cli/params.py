@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from inrwsi.errors import UsageError
+from inrwsi.errors import CorruptFile, UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -75,6 +75,9 @@ threads_option = click.option(
     metavar="N",
     help="Most CPU threads to use.  [default: one a core]",
 )
+salvage_option = click.option(
+    "--salvage", is_flag=True, help="Fill damaged chunks with the background and say which, instead of refusing."
+)
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace the output if it is there already.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress and no summary; errors are still told.")
 
@@ -82,6 +85,18 @@ quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress and
 def output_option(help: str) -> Callable[[F], F]:
     """The `-o` that every command that writes has; given with `help`."""
     return click.option("-o", "--output", "out", required=True, type=click.Path(path_type=Path), help=help)
+
+
+def cache_option(help: str, *, default_mb: int = 256) -> Callable[[F], F]:
+    """The `--cache-mb` that every command that decodes has; given with `help`."""
+    return click.option(
+        "--cache-mb", type=click.IntRange(0), default=default_mb, show_default=True, metavar="MB", help=help
+    )
+
+
+def jpeg_quality_option(help: str) -> Callable[[F], F]:
+    """The `--quality` of whatever JPEG a command makes; given with `help`."""
+    return click.option("--quality", type=click.IntRange(1, 100), default=90, show_default=True, help=help)
 
 
 def check_output(out: Path, suffixes: tuple[str, ...], *, overwrite: bool) -> None:
@@ -99,6 +114,12 @@ def check_output(out: Path, suffixes: tuple[str, ...], *, overwrite: bool) -> No
         raise UsageError(f"{out}: is a folder; give the name of a file")
     if out.exists() and not overwrite:
         raise UsageError(f"{out}: is there already; give --overwrite to replace it")
+
+
+def tell_salvaged(damaged: Iterable[CorruptFile]) -> None:
+    """Say on standard error what `--salvage` filled in."""
+    for error in damaged:
+        click.echo(f"inrwsi: filled with the background: {error}", err=True)
 
 
 def use_threads(threads: int | None) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from inrwsi.cli.params import device_option, quiet_option
+from inrwsi.cli.params import cache_option, device_option, jpeg_quality_option, quiet_option
 from inrwsi.errors import BackendUnavailable, UsageError
 
 SECONDS_TO_FINISH = 3
@@ -46,17 +46,11 @@ Examples:
     metavar="N",
     help="Most tiles to decode at once, a CPU thread each.  [default: one a core]",
 )
-@click.option(
-    "--cache-mb",
-    type=click.IntRange(0),
-    default=512,
-    show_default=True,
-    metavar="MB",
-    help="Memory for what is decoded, of all slides together; half as much again for tiles as they were sent.",
+@cache_option(
+    "Memory for what is decoded, of all slides together; half as much again for tiles as they were sent.",
+    default_mb=512,
 )
-@click.option(
-    "--quality", type=click.IntRange(1, 100), default=90, show_default=True, help="Of the JPEG tiles that are sent."
-)
+@jpeg_quality_option("Of the JPEG tiles that are sent.")
 @quiet_option
 def serve(
     paths: tuple[Path, ...],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from inrwsi.cli.params import (
+    cache_option,
     check_output,
     device_option,
     overwrite_option,
@@ -55,14 +56,7 @@ Examples:
 )
 @overwrite_option
 @device_option
-@click.option(
-    "--cache-mb",
-    type=click.IntRange(0),
-    default=256,
-    show_default=True,
-    metavar="MB",
-    help="With --against: memory for tiles that are needed again.",
-)
+@cache_option("With --against: memory for tiles that are needed again.")
 @threads_option
 @quiet_option
 def verify(

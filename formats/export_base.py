@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from abc import ABC, abstractmethod
 from contextlib import suppress
@@ -16,6 +15,7 @@ import imagecodecs
 import numpy as np
 
 from inrwsi.errors import UsageError
+from inrwsi.formats.output_base import partial_path
 from inrwsi.geometry import octave_wh
 
 TILE_PX = 512
@@ -85,7 +85,7 @@ class PyramidWriter(ABC):
         self.out, self.spec = out, spec
         self.level_count = spec.levels_down_to(self.smallest_level_px)
         self.written_bytes = 0
-        self._partial = out.with_name(f".{out.name[:200]}.{secrets.token_hex(4)}.partial")
+        self._partial = partial_path(out)
 
     @classmethod
     def targets(cls, out: Path) -> tuple[Path, ...]:

@@ -32,6 +32,11 @@ class PictureSpec:
         return None if self.mpp_um is None else (1e6 / self.mpp_um[0], 1e6 / self.mpp_um[1])
 
 
+def partial_path(out: Path) -> Path:
+    """A hidden name beside `out` that nothing else has, for what is not whole yet."""
+    return out.with_name(f".{out.name[:200]}.{secrets.token_hex(4)}.partial")
+
+
 class RegionWriter(ABC):
     """Writes one picture from top to bottom, as a context manager. Memory holds a few strips, whatever the height.
 
@@ -54,7 +59,7 @@ class RegionWriter(ABC):
         if spec.channels not in self.allowed_channels:
             raise UsageError(f"{path}: a {path.suffix} file cannot hold {spec.channels} channels; write .tif")
         self.path, self.spec = path, spec
-        self._partial = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.partial")
+        self._partial = partial_path(path)
         self._rows = 0
         self._waiting: list[np.ndarray] = []  # strips that do not fill `strip_rows` yet
         self._waiting_rows = 0

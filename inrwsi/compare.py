@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from inrwsi.decode import Decoder
 from inrwsi.errors import UsageError
 from inrwsi.formats.container import Container
+from inrwsi.formats.output_base import partial_path
 from inrwsi.formats.source import SlideSource, open_source
 from inrwsi.metrics import WINDOW_PX, SquaredError, luma_of, ssim_maps
 from inrwsi.progress import Progress
@@ -89,11 +90,11 @@ def compare(
         with open_source(against) as source:
             return compare(file, source, worst=worst, device=device, cache_bytes=cache_bytes, progress=progress)
     with Decoder(file, device=device, cache_bytes=cache_bytes) as decoder:  # type: ignore[arg-type]
-        check_comparable(decoder.container, against)
+        _check_comparable(decoder.container, against)
         return _compare(decoder, against, worst, progress or (lambda _: None))
 
 
-def check_comparable(container: Container, source: SlideSource) -> None:
+def _check_comparable(container: Container, source: SlideSource) -> None:
     """Raise `UsageError` unless the slide has the size, channels and bit depth that the file has."""
     slide = container.header.slide
     ours = (slide.width, slide.height, slide.channels, slide.bit_depth)
@@ -189,7 +190,7 @@ def worst_tiles_picture(tiles: tuple[TileError, ...]) -> Image.Image:
 
 def save_picture(picture: Image.Image, out: Path) -> None:
     """Write a PNG that appears whole. OSError where it cannot be written."""
-    partial = out.with_name(f".{out.name}.partial")
+    partial = partial_path(out)
     try:
         picture.save(partial, "png")
         os.replace(partial, out)

@@ -20,11 +20,10 @@ from inrwsi.formats.container import Container
 from inrwsi.formats.export import PyramidSpec, check_export, writer_for
 from inrwsi.formats.export_base import TILE_PX
 from inrwsi.formats.header import Header
-from inrwsi.geometry import Rect
+from inrwsi.geometry import Rect, octave_wh
 from inrwsi.progress import Progress
 from inrwsi.slide import CinrSlide
 
-DEFAULT_QUALITY = 90
 HALVINGS = 3
 BLOCK_PX = TILE_PX << HALVINGS  # 50 MB of RGB: it bounds what is held, however large the slide
 
@@ -52,7 +51,7 @@ def export(
     slide: str | os.PathLike[str] | BinaryIO | Container | CinrSlide,
     out: str | os.PathLike[str],
     *,
-    quality: int = DEFAULT_QUALITY,
+    quality: int = 90,
     overwrite: bool = False,
     salvage: bool = False,
     device: str = "auto",
@@ -126,7 +125,7 @@ def pyramid_tiles(
     made in one pass over it, with one block in memory.
     """
     bases = range(0, level_count, HALVINGS + 1)
-    blocks = [(base, rect) for base in bases for rect in _blocks(_level_wh(l0_wh, base))]
+    blocks = [(base, rect) for base in bases for rect in _blocks(octave_wh(l0_wh, base))]
     total, done = sum(rect.w * rect.h for _, rect in blocks) / 1e6, 0.0
     for base, rect in blocks:
         step = 1 << base
@@ -146,10 +145,6 @@ def pyramid_tiles(
                 for left in range(0, pixels.shape[1], TILE_PX):
                     tile = pixels[top : top + TILE_PX, left : left + TILE_PX]
                     yield level, ((x + left) // TILE_PX, (y + top) // TILE_PX), tile
-
-
-def _level_wh(l0_wh: tuple[int, int], level: int) -> tuple[int, int]:
-    return (-(-l0_wh[0] >> level), -(-l0_wh[1] >> level))
 
 
 def _blocks(wh: tuple[int, int]) -> Iterator[Rect]:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from inrwsi.cli.main import main
 from tests.fake_octaves import fake_file
+from tests.interrupts import start_interruptible
 
 
 def run(*arguments: object) -> tuple[int, str]:
@@ -28,17 +29,17 @@ def test_it_says_where_it_is_and_ends_with_ctrl_c(tmp_path: Path) -> None:
     slide = fake_file(tmp_path / "slide.cinr", (300, 200))
     (tmp_path / "bad.cinr").write_bytes(b"nothing")
     command = [sys.executable, "-W", "error", "-c", FAKED, "serve", str(tmp_path), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with start_interruptible(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         match = re.fullmatch(r"slide\.cinr at (http://127\.0\.0\.1:\d+/) \(Ctrl-C ends it\)\n", line)
         try:
             assert match is not None, line
-            with urllib.request.urlopen(f"{match[1]}iiif/slide/0,0,40,30/max/0/default.png", timeout=60) as answer:
+            with urllib.request.urlopen(f"{match[1]}iiif/slide/0,0,40,30/max/0/default.png", timeout=300) as answer:
                 assert np.array_equal(np.asarray(Image.open(answer)), slide.octaves[0][:30, :40])
         finally:
             process.send_signal(signal.SIGINT)
-        rest, errors = process.communicate(timeout=60)
+        rest, errors = process.communicate(timeout=300)
     assert (rest, process.returncode) == ("", 0)
     assert errors == f"inrwsi: left out: {tmp_path / 'bad.cinr'}: damaged (not a .cinr file): {BAD}\nstopped\n"
 

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import openslide
@@ -43,6 +43,7 @@ CACHE = {"Cache-Control": "private, max-age=300"}
 ASK_AGAIN = {"Cache-Control": "no-cache"}
 CLIENT_GONE = 499  # nobody sees it; nginx's number
 PNG_LEVEL = 1  # of zlib: PNG is for who wants it exact, and soon
+T = TypeVar("T")
 
 
 def build(
@@ -144,7 +145,7 @@ class Server:
         make = partial(self._of_source, entry, lambda s: self._encoded(s.picture(out, downsample), "jpg"))
         return await self._picture(request, entry.source_identity, ("dz-source", out, downsample), make, "jpg", {})
 
-    def _of_source(self, entry: Entry, read: Callable[[Any], bytes]) -> bytes:
+    def _of_source(self, entry: Entry, read: Callable[[Any], T]) -> T:
         try:
             return read(self._library.source(entry))
         except openslide.OpenSlideError:
@@ -197,8 +198,7 @@ class Server:
         bits = view_bits(slide, view)
         psnr_db = None
         if entry.source_path is not None:
-            measured = self._of_source(entry, lambda s: b"%.4f" % view_psnr_db(slide, s, view))
-            psnr_db = float(measured)
+            psnr_db = round(self._of_source(entry, lambda s: float(view_psnr_db(slide, s, view))), 4)
         return json.dumps({"bits": round(bits), "bpp": bits / view.pixels, "psnr_db": psnr_db}).encode()
 
     # ---- all of them

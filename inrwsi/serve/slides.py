@@ -80,7 +80,8 @@ class OpenSource:
         # A picture that is no slide is decoded as a whole when it is first read; threads must not all do that.
         self._slide.read_region((0, 0), 0, (1, 1))
         self._downsamples = [_unrounded(d) for d in self._slide.level_downsamples]
-        self._to_srgb = srgb_transform(self._slide.color_profile.tobytes() if self._slide.color_profile else None)
+        profile = self._slide.color_profile
+        self._to_srgb = srgb_transform(profile.tobytes() if profile else None)
         background = self._slide.properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "ffffff")
         self._background = np.array(list(bytes.fromhex(background)), np.uint8)
 

@@ -6,7 +6,7 @@ import errno
 import os
 import signal
 import subprocess
-import time
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,14 @@ from inrwsi.errors import UsageError
 from inrwsi.formats.container import Container
 from inrwsi.options import EncodeOptions, EncodeReport
 from tests.cli.conftest import INRWSI, SLIDE_WH, run, told
+from tests.interrupts import start_interruptible
+
+# A line for every step of the fit, where off a terminal there is one every few seconds.
+TALKATIVE = """
+from inrwsi.cli import main, progress_view
+progress_view.SECONDS_BETWEEN_LINES = 0.0
+main.main(prog_name="inrwsi")
+"""
 
 
 def test_associated_images_are_kept_by_asking() -> None:
@@ -120,14 +128,16 @@ def test_interrupted_encode_leaves_nothing_and_resumes(folder: Path, picture: Pa
     out = folder / "long.cinr"
     cinr = ("--model", "cinr", "--tile-px", "64", "--passes", "2000", "--device", "cpu")
     command = ("encode", str(picture), "-o", str(out), *cinr)
-    with subprocess.Popen([*INRWSI, *command], stderr=subprocess.PIPE, text=True) as process:
+    with start_interruptible([sys.executable, "-c", TALKATIVE, *command], stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         try:
-            # The scan is over, and the fit of the network has begun or is about to.
-            assert process.stderr.readline().startswith("scan: 6 of 6 tiles, 4 with tissue")
-            time.sleep(0.3)
+            line = before = ""
+            while not line.startswith("network: "):  # its fit is under way
+                before, line = line, process.stderr.readline()
+                assert line, before
+            assert before.startswith("scan: 6 of 6 tiles, 4 with tissue")
             process.send_signal(signal.SIGINT)
-            _, error = process.communicate(timeout=60)
+            _, error = process.communicate(timeout=300)
         finally:
             process.kill()
     assert process.returncode == 130

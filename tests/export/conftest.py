@@ -16,7 +16,7 @@ from inrwsi.export import ExportReport, export
 from inrwsi.formats.container import Container
 from inrwsi.formats.header import AssociatedInfo
 from inrwsi.formats.writer import ContainerWriter
-from inrwsi.sample import sample_region
+from tests.encoded import encode_fast, tissue
 
 WH = (1301, 777)
 LEVELS_WH = ((1301, 777), (651, 389), (326, 195))
@@ -37,14 +37,9 @@ class Made:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A slide that was encoded, and copied into a file that has a profile and an associated image too."""
     from inrwsi.decode import Decoder
-    from inrwsi.encode import encode
-    from inrwsi.formats.source import open_source
-    from inrwsi.options import EncodeOptions
 
     folder = tmp_path_factory.mktemp("export")
-    tissue = sample_region((900, 900), WH, size_wh=(4096, 4096), seed=1)
-    with open_source(tissue, mpp_um=MPP_UM, objective_power=40) as source:
-        encode(source, folder / "bare.cinr", EncodeOptions(effort="fast", quality=70, device="cpu"))
+    encode_fast(tissue(WH), folder / "bare.cinr", mpp_um=MPP_UM, objective_power=40, quality=70)
     buffer = io.BytesIO()
     Image.fromarray(MACRO).save(buffer, "png")
     with Container.open(folder / "bare.cinr") as bare:

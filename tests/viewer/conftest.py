@@ -18,7 +18,7 @@ from PIL import Image
 import inrwsi
 import inrwsi.serve
 from inrwsi.benchmarks.viewer_shot import BROWSERS, FLAGS, find_browser, served, settle
-from inrwsi.sample import sample_region
+from tests.encoded import encode_fast, tissue
 
 WH = (1600, 1200)
 WINDOW_WH = (800, 600)
@@ -68,15 +68,10 @@ class Slides:
 @pytest.fixture(scope="package")
 def slides(tmp_path_factory: pytest.TempPathFactory) -> Slides:
     """The source is a negative of what was encoded, so that nobody takes it for the slide."""
-    from inrwsi.encode import encode
-    from inrwsi.formats.source import open_source
-    from inrwsi.options import EncodeOptions
-
     folder = tmp_path_factory.mktemp("slides")
-    pixels = sample_region((900, 900), WH, size_wh=(4096, 4096), seed=1)
-    for name, known in (("slide", {"mpp_um": MPP_UM, "objective_power": POWER}), ("plain", {})):
-        with open_source(pixels, **known) as source:
-            encode(source, folder / f"{name}.cinr", EncodeOptions(effort="fast", device="cpu"))
+    pixels = tissue(WH)
+    encode_fast(pixels, folder / "slide.cinr", mpp_um=MPP_UM, objective_power=POWER)
+    encode_fast(pixels, folder / "plain.cinr")
     negative = 255 - pixels
     tifffile.imwrite(folder / "slide.tif", negative, tile=(256, 256), photometric="rgb", compression="deflate")
     return Slides(folder, negative)
