@@ -16,7 +16,8 @@ from inrwsi.fields.octaves_prior import Prior, pack, unpack
 from inrwsi.fit import release, slide
 from inrwsi.fit.deltas import Net
 from inrwsi.fit.quantise import integer_net, net_units, real_net
-from inrwsi.fit.slide import Fitted, SlideFit, floats_of
+from inrwsi.fit.rounded import floats_of
+from inrwsi.fit.slide import Fitted, SlideFit
 from inrwsi.sample import sample_region
 from tests.test_octave_chunks import PRIORS, released
 from tests.test_quantise import crop, trained

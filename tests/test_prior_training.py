@@ -210,3 +210,33 @@ def test_a_trained_model_is_released_as_a_prior_that_codes(
         assert np.array_equal(found.pixels, decoded.pixels)
     back = again.rgb(found)
     assert np.sqrt(np.mean((back.astype(float) - pixels) ** 2)) < 8  # hardly more than the wavelet alone
+
+
+def test_training_in_integers_goes_on_where_it_stopped_and_is_released_in_them(
+    two_pictures: list[Picture], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(release, "CALIBRATION_CROPS", 2)
+    monkeypatch.setattr(release, "COUNTED_CROPS", 1)
+    crops = Crops(two_pictures, CROP_PX, 11)
+    first = octaves_prior.unpack(octaves_prior.pack(release.release(training(two_pictures).model.eval(), crops)))
+
+    def begun() -> Training:
+        found = training(two_pictures)
+        found.round(first)
+        return found
+
+    whole, before = begun(), begun()
+    analyses = {k: v.clone() for k, v in whole.model.analyses.state_dict().items()}
+    said = [whole.step() for _ in range(3)]
+    assert before.step() == said[0]
+    save(before, tmp_path / "checkpoint")
+    again = begun()
+    resume(again, tmp_path / "checkpoint")
+    assert [again.step() for _ in range(2)] == said[1:]
+    assert same(again, whole)
+    assert all(torch.equal(v, analyses[k]) for k, v in whole.model.analyses.state_dict().items())
+    found = octaves_prior.unpack(octaves_prior.pack(release.release(whole.model.eval(), crops, like=first)))
+    for n, net in enumerate(found.nets):
+        assert all(np.array_equal(v, first.nets[n][k]) for k, v in net.items() if k.endswith((".shift", "_factor")))
+        assert not np.array_equal(net["trunk2.weight"], first.nets[n]["trunk2.weight"])
+    assert all(np.array_equal(v, first.units[k]) for k, v in found.units.items())

@@ -20,12 +20,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from inrwsi.coding import tensors
+from inrwsi.fields import octaves_prior
 from inrwsi.fields.octaves import RATE_WEIGHT, Octaves, OctavesConfig
 from inrwsi.fit.percrop import PerCrop, adam_state
 from inrwsi.fit.pictures import Crops, Picture, load
+from inrwsi.fit.rounded import rounded
 
 OCTAVES = 5
 # Of the training: from here on the rate is that of the symbols, not of noise about them, and the analysis stays as it
@@ -69,12 +71,28 @@ class Training:
         torch.manual_seed(recipe.seed)
         self.recipe, self.device = recipe, device
         self.model = Octaves(config).to(device, memory_format=torch.channels_last)
-        self.optimiser = torch.optim.Adam(self.model.parameters(), recipe.learning_rate, betas=(0.9, 0.98), fused=True)
+        self.optimiser = self._adam()
         self.step_number = 0
         self._crops = Crops(pictures, recipe.crop_px, recipe.seed)
         self._ahead = ThreadPoolExecutor(2)
         self._gradients = PerCrop(device)
         self._next: tuple[int, list] = (-1, [])
+        self._rounded = False
+
+    def round(self, prior: octaves_prior.Prior) -> None:
+        """From here on compute in the integers of a prior that was released of these networks; the analysis stays."""
+        rounded(self.model, prior)
+        self.optimiser = self._adam()
+        self._rounded = True
+
+    def moves(self, p: nn.Parameter) -> bool:
+        """Whether training changes a parameter."""
+        if any(p is q for q in self.model.nets[0].up.parameters()):  # nothing is above the finest octave
+            return False
+        return not (self._rounded and any(p is q for q in self.model.analyses.parameters()))
+
+    def _adam(self) -> torch.optim.Adam:
+        return torch.optim.Adam(self.model.parameters(), self.recipe.learning_rate, betas=(0.9, 0.98), fused=True)
 
     def _batch(self) -> Tensor:
         number, coming = self._next
@@ -98,7 +116,7 @@ class Training:
         done = self.step_number / recipe.steps
         for group in self.optimiser.param_groups:
             group["lr"] = recipe.learning_rate * min(1.0, (self.step_number + 1) / 200) * _cosine(done)
-        hard = done >= HARD_FROM
+        hard = self._rounded or done >= HARD_FROM
         self.model.analyses.requires_grad_(not hard)
 
         def crop_loss(n: int, noise: torch.Generator) -> tuple[Tensor, tuple[float, ...]]:
@@ -179,7 +197,7 @@ def resume(training: Training, out: Path) -> None:
     raw = out.read_bytes()
     expected = {k: (v.shape, v.dtype.name) for k, v in training.state().items() if not k.startswith("adam.")}
     for n, p in enumerate(training.model.parameters()):
-        if p is not training.model.nets[0].up.weight and p is not training.model.nets[0].up.bias:  # nothing is above it
+        if training.moves(p):
             expected |= {f"adam.{n}.{k}": (tuple(p.shape), "float32") for k in ("exp_avg", "exp_avg_sq")}
             expected[f"adam.{n}.step"] = ((1,), "float32")
     training.restore(tensors.unpack(raw, expected))
@@ -204,13 +222,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=Recipe.batch)
     parser.add_argument("--learning-rate", type=float, default=Recipe.learning_rate)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--round", type=Path, help="prior released of those networks, in whose integers to train on")
     args = parser.parse_args()
     recipe = Recipe(steps=args.steps, batch=args.batch, learning_rate=args.learning_rate)
     training = Training(OctavesConfig(), recipe, pictures_of(args.slides, args.also), torch.device(args.device))
+    if args.begin and not args.out.exists():
+        begin_with(training, args.begin)
+    if args.round:
+        training.round(octaves_prior.unpack(args.round.read_bytes()))
     if args.out.exists():
         resume(training, args.out)
-    elif args.begin:
-        begin_with(training, args.begin)
     print(f"{asdict(recipe)}, from step {training.step_number}", flush=True)
     for line in train(training, args.out, args.minutes * 60):
         print(line, flush=True)

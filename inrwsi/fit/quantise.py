@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -155,6 +155,11 @@ def shifts_of(real: dict[str, np.ndarray], units: Units) -> dict[str, np.ndarray
         finest = np.floor(np.log2(room))
         shifts[name] = np.clip(finest, 0, 20).astype(np.int8)
     return shifts
+
+
+def held_shifts(net: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The shifts of a net's integer tensors, as `shifts_of` gives them."""
+    return {name.removesuffix(".shift"): array for name, array in net.items() if name.endswith(".shift")}
 
 
 def _scaled(name: str, real: dict[str, np.ndarray], units: Units) -> list[np.ndarray]:

@@ -30,8 +30,7 @@ from inrwsi.fields.octaves import (
 from inrwsi.fields.octaves_integer import FACTOR_UNIT, PASSES, net_of, octave_step
 from inrwsi.fields.octaves_model import STEP_UNIT
 from inrwsi.fields.octaves_prior import Prior
-from inrwsi.fit.quantise import net_units
-from inrwsi.fit.slide import floats_of
+from inrwsi.fit.rounded import rounded_of
 
 # The share of its way that each coefficient goes, round by round: all move at once, and neighbours that went all of
 # it would both mend the same error.
@@ -51,11 +50,9 @@ class Refiner:
     """
 
     def __init__(self, prior: Prior, step: int, device: torch.device, *, fast: bool) -> None:
-        model = floats_of(prior).requires_grad_(False).eval()
-        self._nets = model.to(device, memory_format=torch.channels_last).nets
+        self._nets = rounded_of(prior, device).requires_grad_(False).eval().nets
         self._step, self._device, self._fast = step, device, fast
         self._inverse = [self._column(net["inverse_factor"] / FACTOR_UNIT) for net in prior.nets]
-        self._given = [self._column(net_units(prior.units, n)["trunk1<"][6:-2]) for n in range(len(prior.nets))]
 
     def _column(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values.astype(np.float32)).to(self._device).view(1, -1, 1, 1)
@@ -89,7 +86,7 @@ class Refiner:
         step = torch.full((1, 1, 1, 1), octave_step(self._step, octave) / STEP_UNIT, device=self._device)
         # Chunks are refined on several threads: a cast that they shared would be one node of all their graphs.
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._fast, cache_enabled=False):
-            trunk = net.trunk(low, given * self._given[number], step)
+            trunk = net.trunk(low, given, step)
             for share in SHARES:
                 passes, coded, bits = _coded(net, trunk, wanted, weight)
                 pixels, _ = net.synthesise(trunk, low, coded * inverse, step)

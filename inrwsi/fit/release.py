@@ -21,7 +21,7 @@ from inrwsi.fields.octaves_integer import NETS, SCALE_OFFSET, SCALES
 from inrwsi.fields.octaves_model import STEP_UNIT, OctavesModel
 from inrwsi.fit.pictures import Crops
 from inrwsi.fit.prior import OCTAVES, Recipe, pictures_of
-from inrwsi.fit.quantise import LOG_SCALE_UNIT, calibrate, integer_net, net_units, real_net, shifts_of
+from inrwsi.fit.quantise import LOG_SCALE_UNIT, calibrate, held_shifts, integer_net, net_units, real_net, shifts_of
 from inrwsi.octave_chunks import ChunkCoder
 
 CALIBRATION_CROPS = 64
@@ -39,8 +39,10 @@ def assumed() -> np.ndarray:
     return logistic_pmf(scales, octaves_prior.SYMBOL_LIMIT)
 
 
-def release(model: Octaves, crops: Crops, seed: int = 7) -> octaves_prior.Prior:
-    """A prior of the networks of `model`."""
+def release(
+    model: Octaves, crops: Crops, seed: int = 7, like: octaves_prior.Prior | None = None
+) -> octaves_prior.Prior:
+    """A prior of the networks of `model`; in the integers of `like`, where it was trained in those."""
     rng = np.random.default_rng(seed)
     recipe = Recipe()
 
@@ -53,12 +55,12 @@ def release(model: Octaves, crops: Crops, seed: int = 7) -> octaves_prior.Prior:
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # the model adds noise to the coarsest octave
-        units = calibrate(model, batches, OCTAVES)
+        units = like.units if like else calibrate(model, batches, OCTAVES)
     nets, analyses = [], []
     for n in range(NETS):
         real = real_net(model.nets[n], model.analyses[n])
         own = net_units(units, n)
-        nets.append(integer_net(real, own, shifts_of(real, own)))
+        nets.append(integer_net(real, own, held_shifts(like.nets[n]) if like else shifts_of(real, own)))
         state = model.analyses[n].state_dict()
         analyses.append({k: v.float().numpy().astype(np.float16) for k, v in state.items()})
     tables = FrequencyTables.from_frequencies(quantise_pmf(assumed()))
@@ -108,13 +110,15 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--slides", type=Path, required=True, help="folder of the development slides")
     parser.add_argument("--also", type=Path, nargs="*", default=[], help="further slides the training had")
+    parser.add_argument("--round", type=Path, help="prior in whose integers the networks were trained")
     parser.add_argument("--out", type=Path, required=True, help="folder of priors; the new one becomes the current one")
     args = parser.parse_args()
     state = load_file(args.checkpoint)
     model = Octaves(OctavesConfig()).eval()
     model.load_state_dict({k[6:]: torch.from_numpy(v) for k, v in state.items() if k.startswith("model.")})
     crops = Crops(pictures_of(args.slides, args.also), Recipe.crop_px, seed=11)
-    raw = octaves_prior.pack(release(model, crops))
+    like = octaves_prior.unpack(args.round.read_bytes()) if args.round else None
+    raw = octaves_prior.pack(release(model, crops, like=like))
     digest = sha256(raw).hexdigest()
     (args.out / f"{digest[:16]}{octaves_prior.SUFFIX}").write_bytes(raw)
     (args.out / octaves_prior.CURRENT).write_text(digest + "\n")

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from inrwsi.colour import Klt
-from inrwsi.fields.octaves import RATE_WEIGHT, Octaves, OctavesConfig
-from inrwsi.fields.octaves_integer import FACTOR_UNIT, NETS, layer_shapes
+from inrwsi.fields.octaves import RATE_WEIGHT
+from inrwsi.fields.octaves_integer import NETS, layer_shapes
 from inrwsi.fields.octaves_prior import Prior
 from inrwsi.fit.deltas import Net
 from inrwsi.fit.percrop import PerCrop, Work, adam_state
-from inrwsi.fit.quantise import Units, integer_net, net_units, real_net
+from inrwsi.fit.quantise import held_shifts, integer_net, net_units, real_net
+from inrwsi.fit.rounded import rounded_of, worth_of
 
 OCTAVES = 5
 CROP_PX = 256
@@ -32,37 +33,6 @@ class Fitted:
 
     nets: tuple[Net, ...]
     analysis: tuple[Net, ...]
-
-
-def floats_of(prior: Prior) -> Octaves:
-    """The prior's networks in floats, as near as its integers are to what was trained."""
-    model = Octaves(OctavesConfig())
-    for n in range(NETS):
-        model.analyses[n].load_state_dict(
-            {k: torch.from_numpy(v.astype(np.float32)) for k, v in prior.analysis[n].items()}
-        )
-        model.nets[n].load_state_dict(_real_state(prior.nets[n], net_units(prior.units, n)))
-    return model
-
-
-def _real_state(net: Net, units: Units) -> dict[str, Tensor]:
-    state = {}
-    for name in layer_shapes():
-        weight = net[f"{name}.weight"] * _worth(net, units, name)
-        state[f"{name}.weight"] = torch.from_numpy(weight.astype(np.float32))
-        if not name.endswith("neighbours"):
-            gain = np.exp2(-net[f"{name}.shift"].astype(np.float64)) * units[f"{name}>"]
-            state[f"{name}.bias"] = torch.from_numpy((net[f"{name}.bias"] * gain).astype(np.float32))
-    return state
-
-
-def _worth(net: Net, units: Units, name: str) -> np.ndarray:
-    """What one integer of a layer's weights is worth in floats: (out, in, 1, 1) float64."""
-    gain = np.exp2(-net[f"{name.replace('neighbours', 'features')}.shift"].astype(np.float64)) * units[f"{name}>"]
-    worth = gain[:, None, None, None] / units[f"{name}<"][None, :, None, None]
-    if name == "synthesis1":  # in the integer net it takes coefficients in factors of the step
-        worth[:, -9:] *= (FACTOR_UNIT / net["inverse_factor"].astype(np.float64))[None, :, None, None]
-    return worth
 
 
 class SlideFit:
@@ -95,7 +65,7 @@ class SlideFit:
         self._device = device or torch.device("cpu")
         self.prior, self.which, self.steps = prior, which, steps
         self._windows, self._klt, self._step, self._seed, self._tissue_px = windows, klt, step, seed, tissue_px
-        self.model = floats_of(prior).to(self._device, memory_format=torch.channels_last)
+        self.model = rounded_of(prior, self._device)
         for n in range(NETS):
             self.model.analyses[n].log_factor.requires_grad_(False)
             for p in (*self.model.nets[n].parameters(), *self.model.analyses[n].parameters()):
@@ -111,7 +81,7 @@ class SlideFit:
         for n in self.which:
             units = net_units(self.prior.units, n)
             for name in layer_shapes():
-                worth = _worth(self.prior.nets[n], units, name)
+                worth = worth_of(self.prior.nets[n], units, name)
                 weight = self.model.nets[n].get_parameter(f"{name}.weight")
                 held.append((weight, weight.detach().clone(), torch.from_numpy(worth.astype(np.float32)).to(weight)))
         return held
@@ -206,7 +176,7 @@ class SlideFit:
         """
         nets, analysis = list(self.prior.nets), list(self.prior.analysis)
         for n in self.which:
-            shifts = {k.removesuffix(".shift"): v for k, v in self.prior.nets[n].items() if k.endswith(".shift")}
+            shifts = held_shifts(self.prior.nets[n])
             real = real_net(self.model.nets[n], self.model.analyses[n])
             nets[n] = integer_net(real, net_units(self.prior.units, n), shifts)
             nets[n]["inverse_factor"] = self.prior.nets[n]["inverse_factor"]
