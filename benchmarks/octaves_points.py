@@ -23,6 +23,7 @@ import numpy as np
 import inrwsi
 import inrwsi.formats
 from inrwsi.geometry import Rect
+from inrwsi.options import TUNES
 from inrwsi.progress import Progress
 
 from . import quality, tilepack
@@ -135,7 +136,7 @@ class _PeerReading:
 
 @dataclass(frozen=True)
 class OurCoder:
-    """Model `octaves` by quality, at one effort.
+    """Model `octaves` by quality, at one effort and tuning.
 
     Attributes:
         in_part: a sample of tiles is measured: count the payload of the octave-0 chunks under them, and the rest of the
@@ -143,6 +144,7 @@ class OurCoder:
     """
 
     effort: str
+    tune: str = TUNES[0]
     in_part: bool = False
     kept: bool = False
     report: Report | None = None
@@ -150,7 +152,7 @@ class OurCoder:
 
     @property
     def name(self) -> str:
-        return f"octaves {self.effort}"
+        return f"octaves {self.effort}" + (f" {self.tune}" if self.tune != TUNES[0] else "")
 
     def facts(self) -> Any:
         return [self.name, inrwsi.__version__, package_digest(), self.in_part]
@@ -162,7 +164,7 @@ class OurCoder:
         from inrwsi.encode import encode  # here: the peers need none of it
         from inrwsi.options import EncodeOptions
 
-        options = EncodeOptions(model="octaves", quality=value, effort=self.effort, device="cpu")
+        options = EncodeOptions(model="octaves", quality=value, effort=self.effort, tune=self.tune, device="cpu")
         begun = path.with_name(path.name + ".work").exists()
         with pixels.open() as source:
             encode(source, path, options, progress=self.report, resume=begun, overwrite=True)

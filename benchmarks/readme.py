@@ -71,7 +71,7 @@ def load_results(root: Path) -> Results:
     names = ("rate_distortion", "speed")
     suffix = "" if all((folder / f"{name}.json").exists() for name in names) else "_quick"
     rates, speed = (load(RunSet, folder / f"{name}{suffix}.json") for name in names)
-    octaves = [folder / f"octaves_{name}.json" for name in ("crops", "slide")]
+    octaves = [folder / f"octaves_{name}.json" for name in ("crops", "crops_ms_ssim", "slide")]
     return Results(rates, speed, tuple(load(cast(Any, OctavesRun), path) for path in octaves if path.exists()))
 
 

@@ -23,9 +23,10 @@ def _heading(run: OctavesRun, area: str, metric: str) -> str:
     worst = [m for m in run.means if (m.area, m.metric) == (area, metric)]
     groups = list(dict.fromkeys(m.group for m in worst))
     sizes = ", ".join(f"{g} ({next(m.of for m in worst if m.group == g)})" for g in groups)
+    tuned = "" if run.settings.get("tune", "psnr") == "psnr" else f", encoded with `--tune {run.settings['tune']}`"
     return (
-        f"Bits at equal {METRIC_NAMES[metric]}, {area}, over 0.3 to 2 bpp of the peer (negative is fewer), means over "
-        f"{sizes}; in brackets the image that does worst:"
+        f"Bits at equal {METRIC_NAMES[metric]}, {area}{tuned}, over 0.3 to 2 bpp of the peer (negative is fewer), "
+        f"means over {sizes}; in brackets the image that does worst:"
     )
 
 

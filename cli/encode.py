@@ -31,7 +31,7 @@ SHOWS_A_NAME = ("label", "macro", "overview")
 GROUPS = (
     ("Output", ("out", "overwrite", "resume", "keep_associated")),
     ("Target (at most one)", ("quality", "psnr_db", "ratio", "size_bytes")),
-    ("Model", ("model", "effort", "self_contained", "seed")),
+    ("Model", ("model", "effort", "tune", "self_contained", "seed")),
     ("Of model cinr, in place of a target", ("bpp", "passes", "tile_px", "weight_bits")),
     ("What the source does not say", ("source_mpp", "objective_power")),
     ("Running", ("device", "threads", "memory_mb", "quiet")),
@@ -110,6 +110,11 @@ Examples:
     "[default: default]",
 )
 @click.option(
+    "--tune",
+    type=click.Choice(["psnr", "ms-ssim"]),
+    help="Of octaves. What bits are spent for; ms-ssim gives more of them to what is smooth.  [default: psnr]",
+)
+@click.option(
     "--self-contained",
     is_flag=True,
     default=None,
@@ -183,6 +188,7 @@ def encode(
     size_bytes: int | None,
     model: str,
     effort: str | None,
+    tune: str | None,
     self_contained: bool | None,
     bpp: float | None,
     passes: int | None,
@@ -215,6 +221,7 @@ def encode(
         ratio=ratio,
         size_bytes=size_bytes,
         effort=effort,
+        tune=tune,
         self_contained=self_contained,
         bpp=bpp,
         passes=passes,

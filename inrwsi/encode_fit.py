@@ -119,6 +119,7 @@ def fit_networks(encoding: Encoding, model: OctavesModel, effort: str, *, whole:
         tissue_px=tissue_px,
         seed=encoding.task.options.seed,
         device=encoding.task.device,
+        active=model.active,
     )
     if held is not None:
         fit.restore(held[0], held[1]["step_number"])

@@ -46,7 +46,7 @@ from inrwsi.encode_units import (
     scan_unit,
 )
 from inrwsi.fields import octaves_prior
-from inrwsi.fields.octaves_model import CHUNK_PX, FEATURES, Decoded, OctavesModel
+from inrwsi.fields.octaves_model import ACTIVITY, CHUNK_PX, FEATURES, Decoded, OctavesModel
 from inrwsi.formats.header import GridInfo, Header
 from inrwsi.job import Job, Log
 from inrwsi.memory import give_back_free_pages
@@ -67,8 +67,9 @@ def encode(task: Task) -> Outcome:
     plan = Plan.of(task.l0_wh)
     klt = Klt.of(_tissue_pixels(task))
     matrix = tuple(value for row in klt.matrix for value in row)
-    model = OctavesModel(octaves_prior.current_sha256(), START_STEP, matrix, klt.mean)
     settings = task.options.octaves
+    steps = ACTIVITY if settings.tune == "ms-ssim" else None
+    model = OctavesModel(octaves_prior.current_sha256(), START_STEP, matrix, klt.mean, steps=steps)
     same = about(task, {**to_dict(model), "step": None}, settings)
     job = Job(task.out, same, resume=task.resume, overwrite=task.overwrite)
     try:
@@ -144,7 +145,7 @@ class _Coder:
         return header_of(self.task, grid, to_dict(model))
 
     def model_at(self, step: int) -> OctavesModel:
-        return OctavesModel(self.model.prior, step, self.model.matrix, self.model.mean)
+        return replace(self.model, step=step)
 
     def _chunk_coder(self, step: int) -> ChunkCoder:
         return coder_of(self.task, self.model_at(step), self.networks)

@@ -79,7 +79,7 @@ class ChunkCoder:
         self._mean = np.array(model.mean, np.int64)
         self._analyses = [_analysis(t, device) for t in analysis or prior.analysis] if encoder else []
         used = replace(prior, nets=self._weights.nets)
-        self._refiner = Refiner(used, model.step, device, fast=self._fast) if refine else None
+        self._refiner = Refiner(used, device, fast=self._fast) if refine else None
         self._limits = tuple(
             tuple(thresholds(prior.tables, patience * share) for share in (1.0, *BORDER_PATIENCE))
             for patience in (1.0, CHROMA_PATIENCE)
@@ -87,7 +87,7 @@ class ChunkCoder:
 
     def _net(self, octave: int) -> IntegerNet:
         step = octave_step(self.model.step, octave)
-        return _net(self._weights, net_of(octave), step, self._device, self._fast)
+        return _net(self._weights, net_of(octave), step, self._device, self._fast, self.model.active)
 
     def components(self, rgb: np.ndarray) -> np.ndarray:
         """(h, w, 3) uint8 to the slide's colour components, (3, h, w) float32 in grey levels about the mean."""
@@ -158,10 +158,12 @@ class ChunkCoder:
         """A chunk's payload and what it decodes to, of true pixels (3, h, w) float32 and its part of what is below."""
         mip_wh = (target.shape[2], target.shape[1])
         below, features = _parent(parent, mip_wh)
-        units = self._units(octave, target, below)
+        net = self._net(octave)
+        steps = net.at_sites(below)[0].astype(np.float32) / STEP_UNIT
+        units = self._units(octave, target, below, steps)
         if self._refiner:
             decoded, true = below.astype(np.float32) / lifting.PIXEL_UNIT, _pad(target, PAD_TO)
-            units = self._refiner.refined(octave, true, decoded, features, units, _patience(*units.shape[:2]))
+            units = self._refiner.refined(octave, true, decoded, features, units, steps, _patience(*steps.shape))
         said: list[tuple[np.ndarray, np.ndarray]] = []
 
         def choose(number: int, means: np.ndarray, scales: np.ndarray) -> np.ndarray:
@@ -170,7 +172,7 @@ class ChunkCoder:
             self.said(symbols, scales)
             return symbols
 
-        whole = self._net(octave).run(below, features, choose, hand_up=octave > 0)
+        whole = net.run(below, features, choose, hand_up=octave > 0)
         symbols, scales = (np.concatenate(parts) for parts in zip(*said, strict=True))
         stream = rans.encode(symbols, scales, self._tables)
         # A payload has at least a byte; one of zeros alone counts as one shorter, so that the empty stream has its own.
@@ -180,11 +182,11 @@ class ChunkCoder:
         """Hears every symbol (n,) that is encoded, with its scale index (n,): for who counts them."""
 
     @torch.inference_mode()
-    def _units(self, octave: int, target: np.ndarray, below: np.ndarray) -> np.ndarray:
+    def _units(self, octave: int, target: np.ndarray, below: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """(h, w, 9) float32: the coefficients of a chunk, in quantiser units, before they are rounded."""
         analysis = self._analyses[net_of(octave)]
         x = torch.from_numpy(_pad(target, PAD_TO))[None].to(self._device)
-        step = torch.full((1, 1, 1, 1), octave_step(self.model.step, octave) / STEP_UNIT, device=self._device)
+        step = torch.from_numpy(steps)[None, None].to(self._device)
         low, details = forward97(x)
         decoded = torch.from_numpy(below.astype(np.float32) / lifting.PIXEL_UNIT)[None].to(self._device)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._fast):
@@ -211,10 +213,10 @@ def _weights_of(prior: octaves_prior.Prior, weights: bytes | None) -> _Weights:
 
 
 @lru_cache(maxsize=64)
-def _net(weights: _Weights, number: int, step: int, device: torch.device, fast: bool) -> IntegerNet:
+def _net(weights: _Weights, number: int, step: int, device: torch.device, fast: bool, active: bool) -> IntegerNet:
     """A net at a step. Kept: a file that is opened again, or another of the same step, has it at once."""
     kind = FusedNet if device.type == "cpu" else IntegerNet
-    return kind(weights.nets[number], step, device, fast=fast)
+    return kind(weights.nets[number], step, device, fast=fast, active=active)
 
 
 def _choose(

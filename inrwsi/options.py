@@ -12,7 +12,8 @@ from inrwsi.formats.source import SlideSource
 
 MODEL_NAMES = ("octaves", "cinr")
 EFFORTS = ("fast", "default", "best")
-OF_OCTAVES = ("quality", "psnr_db", "ratio", "size_bytes", "effort", "self_contained")
+OF_OCTAVES = ("quality", "psnr_db", "ratio", "size_bytes", "effort", "self_contained", "tune")
+TUNES = ("psnr", "ms-ssim")
 OF_CINR = ("bpp", "passes", "tile_px", "weight_bits")
 TARGETS = ("quality", "psnr_db", "ratio", "size_bytes")
 DEFAULT_QUALITY = 60.0
@@ -38,6 +39,7 @@ class OctavesSettings:
     size_bytes: int | None = None
     effort: str = "default"
     self_contained: bool = False
+    tune: str = "psnr"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class EncodeOptions:
         effort: of octaves, `fast`, `default` or `best`.
         self_contained: of octaves, hold all networks in the file, so that it needs no prior of the package. Files of
             which they are less than 1 % do so anyway.
+        tune: of octaves, what the bits are spent for, `psnr` or `ms-ssim`: with the latter, more of them go where the
+            slide is smooth. psnr by default.
         bpp: of cinr, target bits a pixel of tissue; chooses the tables' size. 4 by default.
         passes: of cinr, over every tile's pixels; time grows with it. 6 by default.
         tile_px: of cinr, side of a tile, 64 to 2048. 512 by default.
@@ -73,6 +77,7 @@ class EncodeOptions:
     size_bytes: int | None = None
     effort: str | None = None
     self_contained: bool | None = None
+    tune: str | None = None
     bpp: float | None = None
     passes: int | None = None
     tile_px: int | None = None
@@ -90,6 +95,7 @@ class EncodeOptions:
             ("ratio", lambda v: 1 <= v <= 1e6, "from 1 to 1,000,000"),
             ("size_bytes", lambda v: 1 <= v <= 2**50, "at least 1 byte"),
             ("effort", lambda v: v in EFFORTS, f"one of {', '.join(EFFORTS)}"),
+            ("tune", lambda v: v in TUNES, f"one of {', '.join(TUNES)}"),
             ("bpp", lambda v: 0.02 <= v <= 24, "from 0.02 to 24 bits a pixel"),
             ("passes", lambda v: 1 <= v <= 10000, "from 1 to 10000"),
             ("tile_px", lambda v: 64 <= v <= 2048, "from 64 to 2048"),
@@ -119,7 +125,13 @@ class EncodeOptions:
         if all(getattr(self, name) is None for name in TARGETS):
             quality = DEFAULT_QUALITY
         return OctavesSettings(
-            quality, self.psnr_db, self.ratio, self.size_bytes, self.effort or "default", bool(self.self_contained)
+            quality=quality,
+            psnr_db=self.psnr_db,
+            ratio=self.ratio,
+            size_bytes=self.size_bytes,
+            effort=self.effort or "default",
+            self_contained=bool(self.self_contained),
+            tune=self.tune or "psnr",
         )
 
     @property

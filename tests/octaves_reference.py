@@ -31,6 +31,8 @@ LAYERS = {  # (outputs, inputs, kernel)
 PASSES = ((0, 3, 0, 0), (0, 3, 1, 3), (3, 6, 0, 3), (3, 6, 1, 9))  # first band, bands, colour, bands seen
 TYPES = {"I8": "i1", "I32": "<i4", "U16": "<u2", "F16": "<f2", "F32": "<f4"}
 
+STEP_FACTORS = tuple(round(1024 * 2 ** (n / 8)) for n in range(-16, 13))
+ACTIVITY_FLOORS = tuple(int(1500 * 6561 * 4096 * 2 ** (n / 2 - 8.25)) for n in range(1, 29))
 Tensors = dict[str, np.ndarray]
 Chunk = tuple[np.ndarray, np.ndarray]  # pixels (3, h, w) and features (8, h, w), int64
 
@@ -249,14 +251,34 @@ def logs(s: int) -> tuple[int, int]:
     return first, (first * first + 64) >> 7
 
 
-class Net:
-    """The net of an octave, at its step."""
+def activity_index(brightness: np.ndarray) -> np.ndarray:
+    """B.4: (h, w) of (h, w)."""
+    tent = np.outer((1, 2, 3, 2, 1), (1, 2, 3, 2, 1))
+    h, w = brightness.shape
+    padded = np.pad(brightness, 2, mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 5))
+    total, square = (windows * tent).sum((2, 3)), (windows**2 * tent).sum((2, 3))
+    active = 2 * (81 * square - total**2) + 1572725238
+    return (active[..., None] >= np.array(ACTIVITY_FLOORS)).sum(2).reshape(h, w)
 
-    def __init__(self, prior: Tensors, octave: int, model_step: int) -> None:
+
+class Net:
+    """The net of an octave, at its step, or at those that follow activity."""
+
+    def __init__(self, prior: Tensors, octave: int, model_step: int, *, active: bool = False) -> None:
         key = f"net.{min(octave, 3)}."
         self._t = {k[len(key) :]: v.astype(np.int64) for k, v in prior.items() if k.startswith(key)}
-        self.step = max(model_step >> octave, 256)
-        self.band_steps = np.maximum(self._t["inverse_factor"] * self.step // 4096, 1)
+        self.step, self.active = max(model_step >> octave, 256), active
+
+    def steps_of(self, below: np.ndarray) -> np.ndarray:
+        """B.4: of each site (h, w)."""
+        if not self.active:
+            return np.full(below.shape[1:], self.step)
+        return np.maximum(self.step * np.array(STEP_FACTORS)[activity_index(below[0])] // 1024, 256)
+
+    def units_of(self, steps: np.ndarray) -> np.ndarray:
+        """B.4: of each band and site, (9, h, w)."""
+        return np.maximum(self._t["inverse_factor"][:, None, None] * steps // 4096, 1)
 
     def rescale(self, name: str, total: np.ndarray, least: int, most: int) -> np.ndarray:
         bias, shift = self._t[f"{name}.bias"], self._t[f"{name}.shift"]
@@ -268,11 +290,16 @@ class Net:
     def trunk(self, below: np.ndarray, given: np.ndarray) -> np.ndarray:
         nine = np.ones((1, 1, 3, 3), np.int64)
         around = np.concatenate([convolve(below[c : c + 1], nine, "edge") for c in range(3)])
-        high = (256 * (9 * below - around) + 9 * self.step) // (18 * self.step)
+        steps = self.steps_of(below)
+        high = (256 * (9 * below - around) + 9 * steps) // (18 * steps)
         x = np.concatenate((((below + 32) >> 6).clip(-255, 255), high.clip(-255, 255), given))
         weight = self._t["trunk1.weight"]
-        total = round8(convolve(x, weight[:, :14], "edge"))
-        total += (weight[:, 14:].sum((2, 3)) @ np.array(logs(self.step)))[:, None, None]
+        if self.active:
+            told = np.array([[logs(int(s)) for s in row] for row in steps]).clip(-255, 255).transpose(2, 0, 1)
+            total = round8(convolve(np.concatenate((x, told)), weight, "edge"))
+        else:
+            total = round8(convolve(x, weight[:, :14], "edge"))
+            total += (weight[:, 14:].sum((2, 3)) @ np.array(logs(self.step)))[:, None, None]
         return self.layer("trunk2", self.rescale("trunk1", total, 0, 255))
 
     def head(self, number: int, trunk: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -299,14 +326,24 @@ def seen_of(coefficients: np.ndarray) -> np.ndarray:
 
 
 def decode(
-    prior: Tensors, model_step: int, octave: int, payload: bytes, parent: Chunk, wh: tuple[int, int]
+    prior: Tensors,
+    model_step: int,
+    octave: int,
+    payload: bytes,
+    parent: Chunk,
+    wh: tuple[int, int],
+    *,
+    active: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pixels (3, h, w), features (8, h, w) and coefficients (9, sites) of a chunk of octave k below K."""
     w, h = wh
     rows = np.minimum(np.arange(2 * -(-h // 4)), -(-h // 2) - 1)
     columns = np.minimum(np.arange(2 * -(-w // 4)), -(-w // 2) - 1)
     below, given = (part[:, rows][:, :, columns].astype(np.int64) for part in parent)
-    net, stream = Net(prior, octave, model_step), Stream(b"" if payload == b"\0" else payload, prior["tables"])
+    net, stream = (
+        Net(prior, octave, model_step, active=active),
+        Stream(b"" if payload == b"\0" else payload, prior["tables"]),
+    )
     trunk = net.trunk(below, given)
     coefficients = np.zeros((9, len(rows), len(columns)), np.int64)
     for number, (first, bands, colour, seen) in enumerate(PASSES):
@@ -319,8 +356,9 @@ def decode(
     stream.finish()
     x = np.concatenate((net.layer("squeeze", trunk), seen_of(coefficients)))
     x = net.layer("synthesis2", net.layer("synthesis1", x))
-    residual = (shuffle(net.layer("pixels", x, -32768, 32768)) * net.step + 2048) >> 12
-    details = ((coefficients * net.band_steps[:, None, None] + 128) >> 8).clip(-(2**20), 2**20)
+    steps = net.steps_of(below)
+    residual = (shuffle(net.layer("pixels", x, -32768, 32768) * steps) + 2048) >> 12
+    details = ((coefficients * net.units_of(steps) + 128) >> 8).clip(-(2**20), 2**20)
     pixels = (lift(below, details) + residual).clip(-32000, 32000)
     return pixels[:, :h, :w], shuffle(net.layer("up", x))[:, :h, :w], coefficients
 

@@ -243,7 +243,7 @@ class Fake(PeerCoder):
 def faked(tissue: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of two images; ours is a fake, the peers are the quick ones, results go elsewhere."""
     codec = next(c for c in STILL_CODECS if c.name == "jpeg-444")
-    monkeypatch.setattr(octaves, "OurCoder", lambda effort, **rest: Fake(codec, WHOLE, effort=effort))
+    monkeypatch.setattr(octaves, "OurCoder", lambda effort, tune, **rest: Fake(codec, WHOLE, effort=effort))
     monkeypatch.setattr("inrwsi.fields.octaves_prior.current_sha256", lambda: "0" * 64)
     for name in ("jpegxl", "avif"):
         monkeypatch.delitem(PEERS, name)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from inrwsi.coding import tensors
+from inrwsi.coding import sites, tensors
 from inrwsi.fields import octaves_integer, octaves_prior
 from inrwsi.fields.octaves import OctavesConfig, mac_per_px
 from inrwsi.fields.octaves_fused import FusedNet
@@ -186,7 +186,7 @@ def test_the_largest_sums_are_exact(sign: int) -> None:
     held = {f"net.0.{name}": array for name, array in net.items()}
     trunk = reference.Net(held, 0, 200 * 1024).trunk(below.astype(np.int64), features.astype(np.int64))
     own = IntegerNet(net, 200 * 1024, CPU, fast=False)
-    x = own._tensor(octaves_integer.sites.trunk_inputs(below, features, 200 * 1024))
+    x = own._tensor(octaves_integer.sites.trunk_inputs(below, features, *own.at_sites(below)))
     for layer in ("trunk1", "trunk2"):
         x = own._relu(layer, octaves_integer._replicate(x))
     assert (x[0].numpy() == trunk).all()
@@ -228,9 +228,21 @@ def test_steps_and_nets_of_octaves() -> None:
     assert [net_of(k) for k in (0, 1, 2, 3, 4, 30)] == [0, 1, 2, 3, 3, 3]
 
 
-def test_the_steps_of_bands_follow_the_step() -> None:
-    net = {**prior().nets[0], "inverse_factor": np.array([1, 2, 4096, 4097, 8191, 2**18, 16, 15, 17], np.int32)}
-    assert IntegerNet(net, 256, CPU, fast=False).band_steps.tolist() == [1, 1, 256, 256, 511, 16384, 1, 1, 1]
+def test_steps_of_sites() -> None:
+    net = prior().nets[0]
+    below = np.zeros((3, 6, 10), np.int16)
+    below[0, :, 5:] = np.indices((6, 5)).sum(0) % 2 * 30000
+    steps, logs = IntegerNet(net, 20480, CPU, fast=False).at_sites(below)
+    assert (steps == 20480).all()
+    assert logs.shape == (6, 10, 0)
+    steps, logs = IntegerNet(net, 20480, CPU, fast=False, active=True).at_sites(below)
+    assert steps[0, 0] == 20480 * sites.STEP_FACTORS[7] // 1024 == 9400
+    assert steps[0, 9] == 20480 * 2896 // 1024
+    assert logs[0, 0].tolist() == list(sites.step_logs(9400))
+    assert logs.shape == (6, 10, 2)
+    assert IntegerNet(net, 300, CPU, fast=False, active=True).at_sites(below)[0].min() == 256
+    # Of the largest step there is, the square of the logarithm would not fit in eight bits.
+    assert IntegerNet(net, 204800, CPU, fast=False, active=True).at_sites(below)[1].max() == 255
 
 
 def test_multiplications_are_those_that_the_function_says(monkeypatch: pytest.MonkeyPatch) -> None:

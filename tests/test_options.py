@@ -11,6 +11,7 @@ from inrwsi.options import MODEL_NAMES, OF_CINR, OF_OCTAVES, TARGETS, CinrSettin
 
 VALUES: dict[str, Any] = {
     **{"quality": 50, "psnr_db": 40, "ratio": 20, "size_bytes": 10_000, "effort": "best", "self_contained": True},
+    "tune": "ms-ssim",
     **{"bpp": 2.0, "passes": 3, "tile_px": 256, "weight_bits": 16},
 }
 
@@ -46,6 +47,7 @@ def test_one_target() -> None:
     ("name", "value", "sentence"),
     [
         ("model", "mlp", "--model is mlp; it should be one of octaves, cinr"),
+        ("tune", "ssim", "--tune is ssim; it should be one of psnr, ms-ssim"),
         ("quality", 101, "--quality is 101; it should be from 1 to 100"),
         ("psnr_db", 9, "--psnr is 9; it should be from 10 to 70 dB"),
         ("ratio", 0.5, "--ratio is 0.5; it should be from 1 to 1,000,000"),

@@ -12,6 +12,7 @@ from inrwsi.coding.tables import TOTAL, FrequencyTables, logistic_pmf, quantise_
 from inrwsi.fields.octaves import RATE_WEIGHT
 from inrwsi.fields.octaves_integer import PASSES, pass_taps
 from inrwsi.octave_chunks import thresholds
+from tests import octaves_reference as reference
 
 RNG = np.random.default_rng(5)
 HW = ((2, 2), (2, 6), (6, 4), (10, 8))
@@ -48,7 +49,9 @@ def test_trunk_inputs(hw: tuple[int, int], step: int) -> None:
     below = RNG.integers(-32000, 32001, (3, *hw)).astype(np.int16)
     below[:, :1] //= 200  # where the clamps leave something to see
     features = RNG.integers(0, 256, (8, *hw)).astype(np.uint8)
-    found = sites.trunk_inputs(below, features, step)
+    logs = RNG.integers(-255, 256, (*hw, 2)).astype(np.int16)
+    steps = np.full(hw, step, np.int32)
+    found = sites.trunk_inputs(below, features, steps, logs[..., :0])
     padded = np.pad(below.astype(np.int64), ((0, 0), (1, 1), (1, 1)), mode="edge")
     around = sum(padded[:, y : y + hw[0], x : x + hw[1]] for y in range(3) for x in range(3))
     grey = np.floor((below.astype(np.int64) + 32) / 64).clip(-255, 255)
@@ -63,6 +66,28 @@ def test_trunk_inputs(hw: tuple[int, int], step: int) -> None:
     assert (found == expected).all()
     exact = (9 * below.astype(float) - around) / 9 * 128 / step
     assert np.abs(np.clip(exact, -255, 255) - found[..., 3:6].transpose(2, 0, 1)).max() <= 0.5 + 1e-9
+    assert (sites.trunk_inputs(below, features, steps, logs) == np.concatenate((expected, logs), 2)).all()
+    # A site's high-pass is in its own step.
+    steps[hw[0] // 2 :] *= 2
+    own = sites.trunk_inputs(below, features, steps, logs)
+    twice = sites.trunk_inputs(below, features, np.full(hw, 2 * step, np.int32), logs)
+    assert (own[: hw[0] // 2, :, :14] == expected[: hw[0] // 2]).all()
+    assert (own[hw[0] // 2 :] == twice[hw[0] // 2 :]).all()
+
+
+def test_activity_is_that_of_the_spec() -> None:
+    assert sites.ACTIVITY_FLOORS == reference.ACTIVITY_FLOORS
+    assert sites.STEP_FACTORS == reference.STEP_FACTORS
+    assert (sites.STEP_FACTORS[0], sites.STEP_FACTORS[16], sites.STEP_FACTORS[28]) == (256, 1024, 2896)
+    floors, scale = np.array(sites.ACTIVITY_FLOORS, np.int64), np.geomspace(1, 32000, 24)[:, None]
+    brightness = np.clip(RNG.normal(0, 1, (24, 40)) * scale, -32000, 32000).astype(np.int16)
+    found = sites.activity(brightness, floors)
+    assert (found == reference.activity_index(brightness.astype(np.int64))).all()
+    assert found.dtype == np.uint8
+    assert found[0].max() <= 7  # of flat glass: a quarter to a half of the step
+    assert set(range(7, 29)) <= set(found.reshape(-1).tolist())
+    # 0 and 64 grey levels by turns: an activity of 2100.
+    assert (sites.activity(np.where(np.indices((6, 6)).sum(0) % 2, 4096, 0).astype(np.int16), floors) >= 17).all()
 
 
 @pytest.mark.parametrize("hw", HW)
@@ -122,9 +147,18 @@ def test_near_inputs_hold_all_that_a_kernel_finds_there(hw: tuple[int, int], num
 def test_dequantise(hw: tuple[int, int]) -> None:
     values = random_values(*hw)
     values[0, 0] = [2**25, -(2**25), 8, -8, 0, 1, -1, 2**31 - 1, -(2**31)]
-    steps = np.array([1, 13_107_200, 16, 16, 5, 128, 128, 13_107_200, 13_107_200])
-    found = sites.dequantise(values, steps)
-    expected = [[(int(v) * int(steps[b]) + 128) >> 8 for v in values[..., b].reshape(-1)] for b in range(9)]
+    inverse = np.array([1, 2**18, 256, 256, 80, 2048, 2048, 2**18, 2**18])
+    steps = RNG.integers(256, 204801, hw).astype(np.int32)
+    steps[0, 0], steps[-1, -1] = 256, 204800  # 16 of a unit's 1 / 1024, and the largest there is
+    values[-1, -1] = values[0, 0]
+    found = sites.dequantise(values, inverse, steps)
+    expected = [
+        [
+            (int(v) * max(int(inverse[b]) * int(s) // 4096, 1) + 128) >> 8
+            for v, s in zip(values[..., b].reshape(-1), steps.reshape(-1), strict=True)
+        ]
+        for b in range(9)
+    ]
     assert found.dtype == np.int32
     assert (found == np.clip(expected, -(2**20), 2**20).reshape(3, 3, *hw)).all()
     assert found[0, 2, 0, 0] == 1  # half a unit of 1 / 64 grey level goes up
@@ -135,8 +169,9 @@ def test_dequantise(hw: tuple[int, int]) -> None:
 def test_residual_and_features_are_shuffled_to_pixels(hw: tuple[int, int]) -> None:
     h, w = hw
     out = RNG.integers(-(2**15), 2**15 + 1, (h, w, 12)).astype(np.float32)
-    found = sites.residual_pixels(out, 204800)
-    expected = (out.astype(np.int64) * 204800 + 2048) >> 12
+    steps = RNG.integers(256, 204801, hw).astype(np.int32)
+    found = sites.residual_pixels(out, steps)
+    expected = (out.astype(np.int64) * steps[..., None] + 2048) >> 12
     assert found.dtype == np.int32
     assert (found == expected.reshape(h, w, 3, 2, 2).transpose(2, 0, 3, 1, 4).reshape(3, 2 * h, 2 * w)).all()
     up = RNG.integers(0, 256, (h, w, 32)).astype(np.float32)

@@ -174,7 +174,7 @@ def means_and_scales(
 
 
 @njit(**_JIT)
-def residual_pixels(total: np.ndarray, bias: np.ndarray, scale: np.ndarray, most: int, octave_step: int) -> np.ndarray:
+def residual_pixels(total: np.ndarray, bias: np.ndarray, scale: np.ndarray, most: int, steps: np.ndarray) -> np.ndarray:
     """(3, 2 h, 2 w) int32 in 1 / 64 grey level of sums (h, w, 12) uint16; see `sites.residual_pixels`."""
     h, w, _ = total.shape
     pixels = np.empty((3, 2 * h, 2 * w), np.int32)
@@ -183,7 +183,7 @@ def residual_pixels(total: np.ndarray, bias: np.ndarray, scale: np.ndarray, most
             for x in range(w):
                 for k in range(4):
                     n = 4 * c + k
-                    value = _whole(_wide(total[i, x, n]), bias[n], scale[n], most) * octave_step
+                    value = _whole(_wide(total[i, x, n]), bias[n], scale[n], most) * steps[i, x]
                     pixels[c, 2 * i + (k >> 1), 2 * x + (k & 1)] = (value + (1 << 11)) >> 12
     return pixels
 

@@ -11,6 +11,15 @@ import numpy as np
 from numba import njit
 
 SEEN_MAX = 255
+# Steps that follow activity: of index n, 2^((n - 16) / 8) times the octave's, in 1 / 1024. Index n is that of a site
+# whose activity has reached n of the floors. Activity is 2 v + c, with v the variance of brightness about the site in
+# squared grey levels and c = (0.03 * 255)^2, in units of 1 / (6561 * 64^2); a step is as its fourth root. So errors are
+# near what SSIM forgives everywhere (Wang et al. 2004, equation 12). The factor is 1 where activity is 1500.
+STEP_FACTOR_UNIT = 1024
+STEP_FACTORS = tuple(round(STEP_FACTOR_UNIT * 2 ** ((n - 16) / 8)) for n in range(29))
+ACTIVITY_UNIT = 6561 * 64**2
+ACTIVITY_BASE = 1572725238  # 58.5225 squared grey levels
+ACTIVITY_FLOORS = tuple(int(1500 * ACTIVITY_UNIT * 2 ** ((n - 16.5) / 2)) for n in range(1, 29))
 _JIT = {"nogil": True, "cache": True, "boundscheck": False}
 
 
@@ -34,19 +43,52 @@ def step_logs(octave_step: int) -> tuple[int, int]:
 
 
 @njit(**_JIT)
-def trunk_inputs(below: np.ndarray, features: np.ndarray, octave_step: int) -> np.ndarray:
-    """(h, w, 6 + F) float32 integers: below in grey levels, its high-pass in 1 / 8 step, and the features.
+def activity(brightness: np.ndarray, floors: np.ndarray) -> np.ndarray:
+    """(h, w) uint8: how many of the `floors` (ascending) the activity about each site has reached.
+
+    Args:
+        brightness: (h, w) int16 in 1 / 64 grey level, the first component of the octave below.
+        floors: (n,) int64, `ACTIVITY_FLOORS`.
+
+    The variance is over the 5 x 5 sites about it, weighed 1 2 3 2 1 either way; beyond the border they are as at it.
+    """
+    h, w = brightness.shape
+    sums, squares = np.empty((h, w), np.int64), np.empty((h, w), np.int64)
+    for i in range(h):
+        for x in range(w):
+            total, square = np.int64(0), np.int64(0)
+            for k in range(-2, 3):
+                value = np.int64(brightness[i, min(max(x + k, 0), w - 1)])
+                total += (3 - abs(k)) * value
+                square += (3 - abs(k)) * value * value
+            sums[i, x], squares[i, x] = total, square
+    out = np.empty((h, w), np.uint8)
+    for i in range(h):
+        for x in range(w):
+            total, square = np.int64(0), np.int64(0)
+            for k in range(-2, 3):
+                row = min(max(i + k, 0), h - 1)
+                total += (3 - abs(k)) * sums[row, x]
+                square += (3 - abs(k)) * squares[row, x]
+            active = 2 * (81 * square - total * total) + ACTIVITY_BASE
+            out[i, x] = np.searchsorted(floors, active, side="right")
+    return out
+
+
+@njit(**_JIT)
+def trunk_inputs(below: np.ndarray, features: np.ndarray, steps: np.ndarray, logs: np.ndarray) -> np.ndarray:
+    """(h, w, 6 + F + L) float32 integers: below in grey levels, its high-pass in 1 / 8 step, features, and logarithms.
 
     Args:
         below: (3, h, w) int16.
         features: (F, h, w) uint8.
-        octave_step: in 1 / 1024 grey level.
+        steps: (h, w) int32, of each site, in 1 / 1024 grey level.
+        logs: (h, w, L) int16, of the steps: none where they are the same everywhere.
     """
     count, h, w = features.shape
-    out = np.empty((h, w, 6 + count), np.float32)
+    out = np.empty((h, w, 6 + count + logs.shape[2]), np.float32)
     # Floored quotients of whole numbers below 2^32, by doubles: one that is no whole number lies further from the next
     # one than a double's rounding takes it.
-    divisor = np.float64(18 * octave_step)
     for c in range(3):
         for i in range(h):
             up, down = max(i - 1, 0), min(i + 1, h - 1)
@@ -57,13 +99,18 @@ def trunk_inputs(below: np.ndarray, features: np.ndarray, octave_step: int) -> n
                     total += np.int64(below[c, k, left]) + below[c, k, x] + below[c, k, right]
                 here = np.int64(below[c, i, x])
                 # (9 here - total) / 9 is in 1 / 64 grey; times 8 a step
-                high = np.floor(np.float64((9 * here - total) * 128 * 2 + 9 * octave_step) / divisor)
+                step = np.int64(steps[i, x])
+                high = np.floor(np.float64((9 * here - total) * 128 * 2 + 9 * step) / np.float64(18 * step))
                 out[i, x, c] = min(max((here + 32) >> 6, -SEEN_MAX), SEEN_MAX)
                 out[i, x, 3 + c] = min(max(high, -SEEN_MAX), SEEN_MAX)
     for c in range(count):
         for i in range(h):
             for x in range(w):
                 out[i, x, 6 + c] = features[c, i, x]
+    for c in range(logs.shape[2]):
+        for i in range(h):
+            for x in range(w):
+                out[i, x, 6 + count + c] = logs[i, x, c]
     return out
 
 
@@ -122,22 +169,29 @@ def near_inputs(seen: np.ndarray, pad: int, taps: np.ndarray, white: bool) -> np
 
 
 @njit(**_JIT)
-def dequantise(values: np.ndarray, band_steps: np.ndarray) -> np.ndarray:
-    """Details (3, 3, h, w) int32 in 1 / 64 grey level, from (h, w, 9) int32 and each band's unit in 1 / 1024 grey."""
+def dequantise(values: np.ndarray, inverse_factor: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Details (3, 3, h, w) int32 in 1 / 64 grey level.
+
+    Args:
+        values: (h, w, 9) int32 coefficients.
+        inverse_factor: (9,), a band's unit in 1 / 4096 of the step.
+        steps: (h, w) int32, in 1 / 1024 grey level.
+    """
     h, w, _ = values.shape
     out = np.empty((3, 3, h, w), np.int32)
     for c in range(3):
         for b in range(3):
-            step = np.int64(band_steps[3 * c + b])
+            inverse = np.int64(inverse_factor[3 * c + b])
             for i in range(h):
                 for x in range(w):
-                    detail = np.int64((np.int64(values[i, x, 3 * c + b]) * step + 128) >> 8)
+                    unit = max((inverse * steps[i, x]) >> 12, 1)
+                    detail = np.int64((np.int64(values[i, x, 3 * c + b]) * unit + 128) >> 8)
                     out[c, b, i, x] = min(max(int(detail), -(1 << 20)), 1 << 20)
     return out
 
 
 @njit(**_JIT)
-def residual_pixels(out: np.ndarray, octave_step: int) -> np.ndarray:
+def residual_pixels(out: np.ndarray, steps: np.ndarray) -> np.ndarray:
     """(3, 2 h, 2 w) int32 in 1 / 64 grey level from the network's (h, w, 12) float32 integers in 1 / 256 step."""
     h, w, _ = out.shape
     pixels = np.empty((3, 2 * h, 2 * w), np.int32)
@@ -145,7 +199,7 @@ def residual_pixels(out: np.ndarray, octave_step: int) -> np.ndarray:
         for i in range(h):
             for x in range(w):
                 for k in range(4):
-                    value = np.int64(out[i, x, 4 * c + k]) * octave_step
+                    value = np.int64(out[i, x, 4 * c + k]) * steps[i, x]
                     pixels[c, 2 * i + (k >> 1), 2 * x + (k & 1)] = (value + (1 << 11)) >> 12
     return pixels
 

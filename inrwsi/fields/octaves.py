@@ -19,6 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from inrwsi.coding.sites import (
+    ACTIVITY_BASE,
+    ACTIVITY_FLOORS,
+    ACTIVITY_UNIT,
+    STEP_FACTOR_UNIT,
+    STEP_FACTORS,
+)
 from inrwsi.fields.wavelet import forward97, inverse97
 
 COMPONENTS, BANDS = 3, 9
@@ -57,6 +64,22 @@ class OctavesConfig:
 def octave_step(step: float | Tensor, octave: int) -> Tensor:
     """The step of an octave, in grey levels of its own pixels: equal error at level 0 from every octave."""
     return (torch.as_tensor(step, dtype=torch.float32) * 0.5**octave).clamp_min(MIN_STEP)
+
+
+def at_pixels(step: Tensor) -> Tensor:
+    """The steps of sites at their four pixels each: (B, 1, h, w) to (B, 1, 2 h, 2 w); one for all stays as it is."""
+    return step if step.shape[-2:] == (1, 1) else step.repeat_interleave(2, -1).repeat_interleave(2, -2)
+
+
+def active_steps(step: Tensor, below: Tensor) -> Tensor:
+    """Steps (B, 1, h, w) that follow the activity of the octave below (B, 3, h, w): but for borders, those of files."""
+    y = below[:, :1].detach()
+    mean = mean3(mean3(y))
+    active = 2 * (mean3(mean3(y * y)) - mean * mean).clamp_min(0) + ACTIVITY_BASE / ACTIVITY_UNIT
+    floors = torch.tensor(ACTIVITY_FLOORS, dtype=torch.float64, device=y.device) / ACTIVITY_UNIT
+    factors = torch.tensor(STEP_FACTORS, dtype=torch.float32, device=y.device) / STEP_FACTOR_UNIT
+    index = torch.bucketize(active, floors.float(), right=True)
+    return (step * factors[index]).clamp_min(MIN_STEP)
 
 
 def replicate(x: Tensor) -> Tensor:
@@ -177,7 +200,7 @@ class OctaveNet(nn.Module):
         x = torch.cat((F.relu(self.squeeze(trunk)), seen.to(trunk.dtype)), 1)
         x = F.relu(self.synthesis2(F.relu(self.synthesis1(x))))
         base = inverse97(below, coefficients * step)
-        out = base + F.pixel_shuffle(self.pixels(x).float(), 2) * step
+        out = base + F.pixel_shuffle(self.pixels(x).float(), 2) * at_pixels(step)
         return out, F.relu(F.pixel_shuffle(self.up(x), 2)).float()
 
 
@@ -241,11 +264,12 @@ def _noise(x: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 class Octaves(nn.Module):
-    """All the networks: what a prior holds."""
+    """All the networks: what a prior holds. Where `active` is set, steps follow activity."""
 
     def __init__(self, config: OctavesConfig) -> None:
         super().__init__()
         self.config = config
+        self.active = False
         self.nets = nn.ModuleList(OctaveNet(config) for _ in range(config.nets))
         self.analyses = nn.ModuleList(Analysis(config) for _ in range(config.nets))
 
@@ -262,6 +286,8 @@ class Octaves(nn.Module):
         """Code one octave: `target` is what `forward97` gave of its pixels. With `hard` the rate is of the symbols."""
         net, analysis = self.nets[self.config.net_of(octave)], self.analyses[self.config.net_of(octave)]
         own = octave_step(step, octave)
+        if self.active:
+            own = active_steps(own, below)
         units = analysis(target[0], target[1], below, own)
         factor = torch.exp(analysis.log_factor).view(1, BANDS, 1, 1)
         units = units * factor

@@ -31,7 +31,8 @@ class FusedNet(IntegerNet):
     def run(self, below: np.ndarray, features: np.ndarray, coder: Coder, *, hand_up: bool) -> Decoded:
         """As `IntegerNet.run`."""
         _, h, w = below.shape
-        x = rescale.padded(sites.trunk_inputs(below, features, self._step))
+        steps, logs = self.at_sites(below)
+        x = rescale.padded(sites.trunk_inputs(below, features, steps, logs))
         x = rescale.relu_padded(self._bits("trunk1", x), *self._scaling("trunk1"))
         at = rescale.relu_at_sites(self._bits("trunk2", x), *self._scaling("trunk2"))
         values = np.zeros((h, w, 9), np.int32)
@@ -40,7 +41,7 @@ class FusedNet(IntegerNet):
             symbols = coder(number, means.reshape(-1), scales.reshape(-1))
             found = (symbols.reshape(means.shape) * 16 + means).reshape(2, h // 2, w // 2, bands)
             sites.place(values, found, first, white)
-        return self._pixels(at, below, values, hand_up=hand_up)
+        return self._pixels(at, below, values, steps, hand_up=hand_up)
 
     def _pass(
         self, number: int, at: np.ndarray, values: np.ndarray, seen: int, kernel: int, white: bool
@@ -61,15 +62,17 @@ class FusedNet(IntegerNet):
         out = _flat(self._bits(f"{name}.out", x.reshape(shape)))
         return rescale.means_and_scales(out, *self._scaling(f"{name}.out"), MEAN_MAX, SCALE_OFFSET, SCALES)
 
-    def _pixels(self, at: np.ndarray, below: np.ndarray, values: np.ndarray, *, hand_up: bool) -> Decoded:
+    def _pixels(
+        self, at: np.ndarray, below: np.ndarray, values: np.ndarray, steps: np.ndarray, *, hand_up: bool
+    ) -> Decoded:
         squeezed = self._bits("squeeze", at.reshape(4, *at.shape[2:])).reshape(*at.shape[:-1], -1)
         x = rescale.synthesis_inputs(squeezed, *self._scaling("squeeze"), values, sites.SEEN_MAX)
         x = rescale.relu_padded(self._bits("synthesis1", x), *self._scaling("synthesis1"))
         total = self._bits("synthesis2", x)
         x = rescale.relu(_flat(total), *self._scaling("synthesis2")).reshape(total.shape)
         out = self._bits("pixels", x)
-        residual = rescale.residual_pixels(out, *self._scaling("pixels"), PIXEL_OUT_MAX, self._step)
-        pixels = lifting.inverse97(below, sites.dequantise(values, self.band_steps), residual)
+        residual = rescale.residual_pixels(out, *self._scaling("pixels"), PIXEL_OUT_MAX, steps)
+        pixels = lifting.inverse97(below, sites.dequantise(values, self._inverse, steps), residual)
         if not hand_up:
             return Decoded(pixels, None)
         return Decoded(pixels, rescale.shuffled_features(self._bits("up", x), *self._scaling("up")))

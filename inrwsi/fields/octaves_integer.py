@@ -74,6 +74,12 @@ def octave_step(step: int, octave: int) -> int:
     return max(step >> octave, LEAST_STEP)
 
 
+def site_steps(step: int) -> np.ndarray:
+    """(n,) int32: what the step of an octave becomes at sites of each index of activity."""
+    factors = np.array(sites.STEP_FACTORS, np.int64)
+    return np.maximum(step * factors // sites.STEP_FACTOR_UNIT, LEAST_STEP).astype(np.int32)
+
+
 def net_of(octave: int) -> int:
     """Which net codes an octave: the coarser ones share the last."""
     return min(octave, NETS - 1)
@@ -92,6 +98,7 @@ class IntegerNet:
     Args:
         tensors: as `net_tensors` lists them.
         step: of the octave, in 1 / 1024 grey level.
+        active: each site's step follows the activity about it.
         device: where to compute.
         fast: bf16 convolutions; chosen by `fast_bf16` where the machine has them. The result is the same.
 
@@ -99,13 +106,22 @@ class IntegerNet:
         ValueError: a weight, bias or shift with which sums could leave 24 bits.
     """
 
-    def __init__(self, tensors: Mapping[str, np.ndarray], step: int, device: torch.device, *, fast: bool) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, np.ndarray],
+        step: int,
+        device: torch.device,
+        *,
+        fast: bool,
+        active: bool = False,
+    ) -> None:
         check_net(tensors)
-        self._step, self._device = step, device
+        self._device, self._active = device, active
         self._dtype = torch.bfloat16 if fast else torch.float32
-        inverse = tensors["inverse_factor"].astype(np.int64)
-        self.band_steps = np.maximum((inverse * step) // FACTOR_UNIT, 1)
-        logs = np.array(sites.step_logs(step), np.int64)
+        self._inverse = tensors["inverse_factor"].astype(np.int64)
+        self._steps = site_steps(step) if active else np.array([step], np.int32)
+        logs = np.array([sites.step_logs(int(s)) for s in self._steps], np.int64)
+        self._logs = logs.clip(-sites.SEEN_MAX, sites.SEEN_MAX).astype(np.int16)
         self._layers = {}
         for name in layer_shapes():
             weight = tensors[f"{name}.weight"]
@@ -115,8 +131,8 @@ class IntegerNet:
                 self._layers[name] = _Layer(self._weight(gathered), torch.empty(0), torch.empty(0))
                 continue
             bias = tensors[f"{name}.bias"].astype(np.int64)
-            if name == "trunk1":  # the step's logarithm is the same at every site: it belongs to the bias
-                bias = bias + weight[:, -2:].astype(np.int64).sum((2, 3)) @ logs
+            if name == "trunk1" and not active:  # the step's logarithm is the same everywhere: it belongs to the bias
+                bias = bias + weight[:, -2:].astype(np.int64).sum((2, 3)) @ logs[0]
                 weight = weight[:, :-2]
             shift = 2.0 ** -tensors[f"{name}.shift"].astype(np.float64)
             self._layers[name] = _Layer(
@@ -152,6 +168,18 @@ class IntegerNet:
         """(B, C, h, w) to (B, h, w, C) float32 in memory order."""
         return x.float().permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
+    def at_sites(self, below: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The step of each site, (h, w) int32 in 1 / 1024 grey level, and what the trunk is told of it, (h, w, 0 or 2).
+
+        Args:
+            below: (3, h, w) int16, the decoded octave below.
+        """
+        _, h, w = below.shape
+        if not self._active:
+            return np.full((h, w), self._steps[0]), np.empty((h, w, 0), np.int16)
+        index = sites.activity(below[0], np.array(sites.ACTIVITY_FLOORS, np.int64))
+        return self._steps[index], self._logs[index]
+
     @torch.inference_mode()
     def run(self, below: np.ndarray, features: np.ndarray, coder: Coder, *, hand_up: bool) -> Decoded:
         """Code an octave of a chunk: the same for the reading and the writing of it.
@@ -166,7 +194,8 @@ class IntegerNet:
             The chunk at (2 h, 2 w).
         """
         _, h, w = below.shape
-        x = self._tensor(sites.trunk_inputs(below, features, self._step))
+        steps, logs = self.at_sites(below)
+        x = self._tensor(sites.trunk_inputs(below, features, steps, logs))
         trunk = self._relu("trunk2", _replicate(self._relu("trunk1", _replicate(x))))
         at = (_sites(trunk, False), _sites(trunk, True))
         values = np.zeros((h, w, 9), np.int32)
@@ -175,7 +204,7 @@ class IntegerNet:
             symbols = coder(number, mean.reshape(-1), scale.reshape(-1))
             pass_values = symbols.reshape(mean.shape) * 16 + mean
             sites.place(values, pass_values, first, white)
-        return self._synthesise(trunk, below, values, hand_up=hand_up)
+        return self._synthesise(trunk, below, values, steps, hand_up=hand_up)
 
     def _head(
         self, number: int, at: Tensor, values: np.ndarray, seen: int, kernel: int, white: bool, bands: int
@@ -194,13 +223,15 @@ class IntegerNet:
         scale = np.clip(out[..., bands:] + SCALE_OFFSET, 0, SCALES - 1).astype(np.uint8)
         return mean, scale
 
-    def _synthesise(self, trunk: Tensor, below: np.ndarray, values: np.ndarray, *, hand_up: bool) -> Decoded:
+    def _synthesise(
+        self, trunk: Tensor, below: np.ndarray, values: np.ndarray, steps: np.ndarray, *, hand_up: bool
+    ) -> Decoded:
         seen = self._tensor(sites.seen_inputs(values, 0, 9, 0))
         x = torch.cat((self._relu("squeeze", trunk), seen), 1)
         x = self._relu("synthesis2", _replicate(self._relu("synthesis1", _replicate(x))))
         out = self._rescale("pixels", self._sum("pixels", x), -PIXEL_OUT_MAX, PIXEL_OUT_MAX)
-        residual = sites.residual_pixels(self._array(out)[0], self._step)
-        pixels = lifting.inverse97(below, sites.dequantise(values, self.band_steps), residual)
+        residual = sites.residual_pixels(self._array(out)[0], steps)
+        pixels = lifting.inverse97(below, sites.dequantise(values, self._inverse, steps), residual)
         if not hand_up:
             return Decoded(pixels, None)
         up = self._rescale("up", self._sum("up", x), 0.0, 255.0)

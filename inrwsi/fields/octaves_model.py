@@ -14,6 +14,7 @@ STEP_UNIT = 1024  # one grey level, in the fixed point of the step
 LEAST_STEP, MOST_STEP = 512, 200 * STEP_UNIT
 FEATURES = 8
 COARSEST_PX = 16
+ACTIVITY = "activity"
 CHUNK_PX = 256
 
 
@@ -27,6 +28,7 @@ class OctavesModel:
         step: of the quantiser at octave 0, in units of 1 / 1024 grey level.
         matrix: 9 integers, rows of the colour transform in units of 1 / 2^14.
         mean: 3 integers, of RGB, in units of 1 / 64 grey level.
+        steps: None, the same step everywhere; or `activity`, each site's follows the activity about it.
     """
 
     prior: str
@@ -34,11 +36,13 @@ class OctavesModel:
     matrix: tuple[int, ...]
     mean: tuple[int, ...]
     name: str = "octaves"
+    steps: str | None = None
 
     def __post_init__(self) -> None:
         check(self.name == "octaves", "name", self.name, "octaves")
         ok = len(self.prior) in (0, 64) and set(self.prior) <= set("0123456789abcdef")
         check(ok, "prior", self.prior[:80], "64 hexadecimal digits, or empty")
+        check(self.steps in (None, ACTIVITY), "steps", self.steps, ACTIVITY)
         check_int("step", self.step, LEAST_STEP, MOST_STEP)
         check(len(self.matrix) == 9, "matrix", len(self.matrix), "9 numbers")
         for value in self.matrix:
@@ -46,6 +50,11 @@ class OctavesModel:
         check(len(self.mean) == 3, "mean", len(self.mean), "3 numbers")
         for value in self.mean:
             check_int("mean", value, 0, 255 * 64)
+
+    @property
+    def active(self) -> bool:
+        """Whether steps follow activity."""
+        return self.steps == ACTIVITY
 
     @property
     def klt(self) -> Klt:

@@ -22,13 +22,13 @@ from inrwsi.fields.octaves import (
     COMPONENTS,
     RATE_WEIGHT,
     OctaveNet,
+    at_pixels,
     black,
     logistic_bits,
     merge,
     white,
 )
-from inrwsi.fields.octaves_integer import FACTOR_UNIT, PASSES, net_of, octave_step
-from inrwsi.fields.octaves_model import STEP_UNIT
+from inrwsi.fields.octaves_integer import FACTOR_UNIT, PASSES, net_of
 from inrwsi.fields.octaves_prior import Prior
 from inrwsi.fit.rounded import rounded_of
 
@@ -44,14 +44,13 @@ class Refiner:
 
     Args:
         prior: the networks that chunks are coded with, and their units.
-        step: of the quantiser at octave 0, in 1 / 1024 grey level.
         device: where to compute.
         fast: in bf16, where that pays.
     """
 
-    def __init__(self, prior: Prior, step: int, device: torch.device, *, fast: bool) -> None:
+    def __init__(self, prior: Prior, device: torch.device, *, fast: bool) -> None:
         self._nets = rounded_of(prior, device).requires_grad_(False).eval().nets
-        self._step, self._device, self._fast = step, device, fast
+        self._device, self._fast = device, fast
         self._inverse = [self._column(net["inverse_factor"] / FACTOR_UNIT) for net in prior.nets]
 
     def _column(self, values: np.ndarray) -> Tensor:
@@ -65,6 +64,7 @@ class Refiner:
         below: np.ndarray,
         features: np.ndarray,
         units: np.ndarray,
+        steps: np.ndarray,
         patience: np.ndarray,
     ) -> np.ndarray:
         """The coefficients of a chunk, nearer to the best ones.
@@ -74,6 +74,7 @@ class Refiner:
             below: (3, h, w) float32, the decoded octave below, likewise.
             features: (FEATURES, h, w) uint8, what it handed up.
             units: (h, w, 9) float32, the coefficients in quantiser units, before they are rounded.
+            steps: (h, w) float32, in grey levels.
             patience: (h, w, 9) float32, how much a bit counts.
 
         Returns:
@@ -83,14 +84,15 @@ class Refiner:
         net, inverse = self._nets[number], self._inverse[number]
         truth, low, given = (self._batch(x) for x in (target, below, features))
         wanted, weight = (self._batch(x.transpose(2, 0, 1)) for x in (units, patience))
-        step = torch.full((1, 1, 1, 1), octave_step(self._step, octave) / STEP_UNIT, device=self._device)
+        step = torch.from_numpy(steps)[None, None].to(self._device)
+        pixel_step = at_pixels(step)
         # Chunks are refined on several threads: a cast that they shared would be one node of all their graphs.
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._fast, cache_enabled=False):
             trunk = net.trunk(low, given, step)
             for share in SHARES:
                 passes, coded, bits = _coded(net, trunk, wanted, weight)
                 pixels, _ = net.synthesise(trunk, low, coded * inverse, step)
-                error = ((pixels - truth) / step).square().sum()
+                error = ((pixels - truth) / pixel_step).square().sum()
                 slopes = torch.autograd.grad(error / 2 + bits * (BIT / 2), passes)
                 slope = torch.stack([_placed(n, part) for n, part in enumerate(slopes)]).sum(0)
                 # The wavelet is all but orthonormal: a unit's squared error in pixels is the step's, in factors of it.

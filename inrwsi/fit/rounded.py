@@ -24,6 +24,7 @@ from inrwsi.fields.octaves import (
     Octaves,
     OctavesConfig,
     Sites,
+    at_pixels,
     inverse97,
     mean3,
     replicate,
@@ -170,14 +171,17 @@ class RoundedNet(OctaveNet):
         grey = whole(below * (64 * GREY_SCALE), ACTIVATION_MAX)
         high = whole((below - mean3(below)) / step * HIGH_PASS_EIGHTHS, ACTIVATION_MAX)
         log = torch.round((torch.log2(step) - 3.0) / 4.0 / LOG_UNIT)
-        logs = torch.cat((log, torch.floor(log * log * LOG_UNIT + 0.5)), 1).flatten(1)
-        weight = layers.weight("trunk1", self.trunk1)
-        x = replicate(torch.cat((grey, high, features), 1))
-        total = exact_sum(x, weight[:, :-2])
-        # The step's logarithm is the same at every site: it belongs to the bias.
-        with torch.autocast(total.device.type, enabled=False):
-            given = (weight[:, -2:].sum((2, 3)) @ logs[:1].T).view(1, -1, 1, 1)
-        x = layers.rescale("trunk1", total, layers.bias("trunk1", self.trunk1) + given)
+        logs = torch.cat((log, torch.floor(log * log * LOG_UNIT + 0.5)), 1)
+        weight, bias = layers.weight("trunk1", self.trunk1), layers.bias("trunk1", self.trunk1)
+        parts = [grey, high, features]
+        if logs.shape[-2:] == (1, 1):  # the step is the same at every site: its logarithm belongs to the bias
+            with torch.autocast(below.device.type, enabled=False):
+                bias = bias + (weight[:, -2:].sum((2, 3)) @ logs[0].flatten(1)).view(1, -1, 1, 1)
+            weight = weight[:, :-2]
+        else:
+            parts.append(logs.clamp(-ACTIVATION_MAX, ACTIVATION_MAX))
+        total = exact_sum(replicate(torch.cat(parts, 1)), weight)
+        x = layers.rescale("trunk1", total, bias)
         return layers.relu("trunk2", self.trunk2, x.to(torch.bfloat16))
 
     def synthesise(self, trunk: Tensor, below: Tensor, coefficients: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
@@ -189,7 +193,7 @@ class RoundedNet(OctaveNet):
         x = layers.relu("synthesis2", self.synthesis2, layers.relu("synthesis1", self.synthesis1, x))
         out = layers.sum("pixels", self.pixels, x)
         out = layers.rescale("pixels", out, layers.bias("pixels", self.pixels), -PIXEL_OUT_MAX, PIXEL_OUT_MAX)
-        pixels = inverse97(below, coefficients * step) + F.pixel_shuffle(out * PIXEL_UNIT, 2) * step
+        pixels = inverse97(below, coefficients * step) + F.pixel_shuffle(out * PIXEL_UNIT, 2) * at_pixels(step)
         return pixels, F.pixel_shuffle(layers.relu("up", self.up, x), 2)
 
 

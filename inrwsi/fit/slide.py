@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from inrwsi.colour import Klt
-from inrwsi.fields.octaves import RATE_WEIGHT
+from inrwsi.fields.octaves import RATE_WEIGHT, active_steps, at_pixels, octave_step
 from inrwsi.fields.octaves_integer import NETS, layer_shapes
 from inrwsi.fields.octaves_prior import Prior
 from inrwsi.fit.deltas import Net
@@ -47,6 +47,7 @@ class SlideFit:
         tissue_px: of the whole slide, over which the networks' own bits are spread.
         seed: of the crops and the noise.
         which: nets that may change.
+        active: steps follow activity.
     """
 
     def __init__(
@@ -61,11 +62,13 @@ class SlideFit:
         seed: int,
         which: tuple[int, ...] = (0, 1, 2),
         device: torch.device | None = None,
+        active: bool = False,
     ) -> None:
         self._device = device or torch.device("cpu")
         self.prior, self.which, self.steps = prior, which, steps
         self._windows, self._klt, self._step, self._seed, self._tissue_px = windows, klt, step, seed, tissue_px
         self.model = rounded_of(prior, self._device)
+        self.model.active = active
         for n in range(NETS):
             self.model.analyses[n].log_factor.requires_grad_(False)
             for p in (*self.model.nets[n].parameters(), *self.model.analyses[n].parameters()):
@@ -143,7 +146,10 @@ class SlideFit:
     def _crop_loss(self, x: Tensor, step: Tensor, hard: bool) -> Work:
         def loss_of(n: int, noise: torch.Generator) -> tuple[Tensor, tuple[float, ...]]:
             decoded, truth, bits = self.model(x[n : n + 1], step[n : n + 1], OCTAVES, hard, noise)
-            error = ((decoded[0] - truth[0]) ** 2).mean() / step[n, 0, 0, 0] ** 2
+            own = octave_step(step[n : n + 1], 0)
+            if self.model.active:
+                own = at_pixels(active_steps(own, decoded[1]))
+            error = ((decoded[0] - truth[0]) / own).square().mean()
             loss = error / RATE_WEIGHT + torch.stack(bits).sum() / CROP_PX**2
             return loss, (loss.item(),)
 
