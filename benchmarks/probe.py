@@ -15,6 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
+from inrwsi.serve.options import cores as cores
+
 from .results import Machine, Spread
 
 T = TypeVar("T")
@@ -88,11 +90,6 @@ def _status_mb(key: str) -> float:
 def spread(values: list[float]) -> Spread:
     """Least, median and most of at least one value."""
     return Spread(min(values), statistics.median(values), max(values), len(values))
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine() -> Machine:

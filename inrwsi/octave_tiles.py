@@ -29,6 +29,18 @@ Colour = tuple[int, ...]
 ChunkIj = tuple[int, int]
 
 
+def octave_for(step: float, coarsest: int) -> int:
+    """What an output pixel of `step` level-0 pixels is made from: the coarsest octave whose pixels are smaller.
+
+    Smaller, not as large: a mean over two samples is a better pixel than the wavelet's, which lies elsewhere.
+    `STEP_TOLERANCE` keeps a step that was computed, such as 600 / 300, from being taken for a larger one.
+    """
+    octave = 0
+    while octave < coarsest and 2.0 ** (octave + 1) * (1 + STEP_TOLERANCE) < step:
+        octave += 1
+    return octave
+
+
 class OctaveTiles:
     """Decodes `octaves` files. Thread safe.
 
@@ -78,15 +90,8 @@ class OctaveTiles:
         return model
 
     def sampling(self, step: float) -> Sampling:
-        """Samples for an output pixel of `step` level-0 pixels: the coarsest octave whose pixels are smaller.
-
-        Smaller, not as large: a mean over two samples is a better pixel than the wavelet's, which lies elsewhere.
-        `STEP_TOLERANCE` keeps a step that was computed, such as 600 / 300, from being taken for a larger one.
-        """
-        octave = 0
-        while octave < self._coarsest and 2.0 ** (octave + 1) * (1 + STEP_TOLERANCE) < step:
-            octave += 1
-        return Sampling(octave=octave)
+        """Samples for an output pixel of `step` level-0 pixels."""
+        return Sampling(octave=octave_for(step, self._coarsest))
 
     def blocks(self, rect: Rect, sampling: Sampling) -> Iterator[tuple[Rect, np.ndarray | Colour | CorruptFile]]:
         """The chunks over `rect`, in pixels of the octave, row by row, cut to the octave's size.

@@ -124,7 +124,8 @@ class Training:
             errors = [((d - t) ** 2).mean() / step[n, 0, 0, 0] ** 2 for d, t in zip(decoded, truth, strict=True)]
             bpp = torch.stack(bits).sum() / x.shape[2] / x.shape[3]
             loss = (errors[0] + COARSE_WEIGHT * sum(errors[1:])) / RATE_WEIGHT + bpp
-            return loss, (loss.item(), bpp.item(), errors[0].item())
+            # A share of its bits counts alike at every step: without the logarithm fine steps would be heard alone.
+            return torch.log(loss), (loss.item(), bpp.item(), errors[0].item())
 
         seeds = [self.step_number * len(x) + n for n in range(len(x))]
         found = self._gradients.gradients(self.model.parameters(), crop_loss, seeds)
@@ -223,8 +224,9 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=Recipe.learning_rate)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--round", type=Path, help="prior released of those networks, in whose integers to train on")
+    parser.add_argument("--least-step", type=float, default=Recipe.least_step, help="grey levels")
     args = parser.parse_args()
-    recipe = Recipe(steps=args.steps, batch=args.batch, learning_rate=args.learning_rate)
+    recipe = Recipe(steps=args.steps, batch=args.batch, learning_rate=args.learning_rate, least_step=args.least_step)
     training = Training(OctavesConfig(), recipe, pictures_of(args.slides, args.also), torch.device(args.device))
     if args.begin and not args.out.exists():
         begin_with(training, args.begin)

@@ -11,7 +11,7 @@ from inrwsi.errors import UsageError
 from inrwsi.formats.header import Header
 from inrwsi.geometry import Rect
 from inrwsi.metrics import psnr
-from inrwsi.octave_tiles import STEP_TOLERANCE
+from inrwsi.octave_tiles import octave_for
 from inrwsi.serve.slides import OpenCinr, OpenSource
 
 MOST_PX = 1024  # a side of what PSNR is taken over
@@ -67,10 +67,7 @@ def view_bits(slide: OpenCinr, view: View) -> float:
 def octaves_decoded(header: Header, view: View) -> tuple[int, ...]:
     """The octave that a decoder takes the view from, and those that it needs for that one's chunks."""
     octaves = header.grid.octaves
-    octave = 0
-    while octave < octaves[-1] and 2.0 ** (octave + 1) * (1 + STEP_TOLERANCE) < view.downsample:
-        octave += 1
-    return tuple(range(octave, octaves[-1] + 1))
+    return tuple(range(octave_for(view.downsample, octaves[-1]), octaves[-1] + 1))
 
 
 def _shares(start: int, size: int, chunk_l0_px: int, side: int) -> np.ndarray:
