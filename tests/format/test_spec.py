@@ -12,7 +12,7 @@ from pathlib import Path
 
 from crc32c import crc32c
 
-from inrwsi.fields.cinr import CinrConfig
+from inrwsi.fields.models.cinr import CinrConfig
 from inrwsi.formats import header, index, layout, metadata
 from inrwsi.formats.container import Container
 from inrwsi.formats.header import GridInfo, Header, SlideInfo
