@@ -29,6 +29,7 @@ class Activation:
         top: largest absolute value of a whole activation.
         steps: whole numbers before the activation that a real unit of the sum becomes; None where they are chosen
             from the range that the fit measures.
+        period: whole numbers before it that change nothing when they are added, if there are some.
         last_steps: the same of the network's last layer, which gives samples.
         sample_zero: the sample that a real 0 of the last layer gives; a real unit is `SAMPLES_A_UNIT`.
     """
@@ -36,6 +37,7 @@ class Activation:
     name: str
     top: int = ACTIVATION_MAX
     steps: float | None = None
+    period: int | None = None
     last_steps: float = SAMPLES_A_UNIT
     sample_zero: float = SAMPLE_ZERO
 
@@ -94,6 +96,7 @@ class Sine(Activation):
     """sin(x)."""
 
     name, steps, last_steps = "sine", STEPS_A_RADIAN, STEPS_A_RADIAN
+    period = SINE_STEPS
     sample_zero = SAMPLES_A_UNIT
 
     def real(self, x: Tensor) -> Tensor:

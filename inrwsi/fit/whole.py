@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inrwsi.fields.activations import ACTIVATION_MAX, SINE_STEPS, round_through
+from inrwsi.fields.activations import ACTIVATION_MAX, round_through
 from inrwsi.fields.field import BIAS_MAX, FieldConfig, Numbers, WholeLayer
 from inrwsi.fields.networks import INPUT, FieldNet, Layer, run_layers
 
@@ -82,7 +82,8 @@ def frozen(config: FieldConfig, numbers: Numbers) -> dict[str, np.ndarray]:
         tensors[f"{layer.name}.multiplier"] = whole.multiplier.detach().cpu().numpy()
         if whole.bias is not None:
             bias = whole.bias.detach().cpu().numpy()
-            if layer.activation.steps is not None:  # a whole turn is nothing
-                bias = (bias + SINE_STEPS // 2) % SINE_STEPS - SINE_STEPS // 2
+            period = layer.activation.period
+            if period is not None:
+                bias = (bias + period // 2) % period - period // 2
             tensors[f"{layer.name}.bias"] = bias.clip(-BIAS_MAX, BIAS_MAX)
     return {name: array.astype(expected[name][1]) for name, array in tensors.items()}
