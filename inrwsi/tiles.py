@@ -20,7 +20,8 @@ from inrwsi.resample import Sampling
 
 MAX_FINER = 16
 MAX_PAYLOAD_BYTES = 2**25
-MAX_BLOCK_SAMPLES = 512
+MAX_BLOCK_SAMPLES = 512  # along a side
+MAX_MAP_VALUES = 2**25  # of a layer: what bounds the memory of a block
 
 
 class FieldTiles:
@@ -40,6 +41,8 @@ class FieldTiles:
         self._header = container.header
         self.config = self._parse_config()
         self._slide = self._parse_weights()
+        widest = max(max(layer.inputs, layer.outputs) for layer in self.config.layers())
+        self._most_side = min(MAX_BLOCK_SAMPLES, math.isqrt(MAX_MAP_VALUES // widest))
         self._payloads: Lru[bytes | tuple[int, ...]] = Lru(cache_bytes // 4, len)
         self._blocks: Lru[np.ndarray] = Lru(cache_bytes - cache_bytes // 4, lambda a: a.nbytes)
 
@@ -113,7 +116,7 @@ class FieldTiles:
         Raises:
             CorruptFile: the payload is not of the spec; before the first block.
         """
-        side = min(BLOCK_PX, max(16, MAX_BLOCK_SAMPLES // finer)) * finer
+        side = min(BLOCK_PX, max(8, self._most_side // finer)) * finer
         wanted = whole.intersect(rect)
         tile = None
         for y in range((wanted.y - whole.y) // side * side, wanted.y - whole.y + wanted.h, side):

@@ -46,7 +46,7 @@ SETTINGS: dict[str, tuple[float, int, int, float]] = {
     "engp": (3, 72, 1, 19.5),
     "siren": (4, 72, 150, 33.0),
     "inif": (4, 72, 150, 33.0),
-    "fourier": (8, 136, 25, 33.0),
+    "fourier": (8, 136, 25, 29.5),
     "conv-inr": (4, 72, 60, 23.5),
 }
 

@@ -258,6 +258,18 @@ def test_a_rounded_network_is_nearly_the_real_one(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OWN)
+def test_hostile_numbers_give_pixels(name: str) -> None:
+    """Whatever a payload says that keeps the spec, there is a picture and no error."""
+    config, tensors = rounded(name)
+    for layer in config.layers():
+        tensors[f"{layer.name}.multiplier"][:] = np.float32(3e38)
+        tensors[f"{layer.name}.bias"][:] = -32768
+        tensors[f"{layer.name}.weight"][:] = np.iinfo(tensors[f"{layer.name}.weight"].dtype).min
+    pixels = decode_block(config, config.tile_from(None, tensors, CPU), 64, (0, 0), (8, 8), 2)
+    assert pixels.shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("name", OWN)
 def test_payloads_are_exactly_those_of_the_config(name: str) -> None:
     config, tensors = rounded(name)
     payload = pack_payload(config, tensors)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 ACTIVATION_MAX = 127
 RELU_MAX = 255
-SINE_STEPS = 4096
+SINE_BITS = 12
+SINE_STEPS = 1 << SINE_BITS
 RADIANS_A_STEP = 2 * math.pi / SINE_STEPS
 STEPS_A_RADIAN = SINE_STEPS / (2 * math.pi)
 SAMPLE_ZERO = 128  # the sample that a linear last layer gives for 0

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from inrwsi.config import check_int
 from inrwsi.errors import UsageError
-from inrwsi.fields.activations import ACTIVATION_MAX, SINE_STEPS, look_up, sine_table
+from inrwsi.fields.activations import ACTIVATION_MAX, SINE_BITS, SINE_STEPS, look_up, sine_table
 from inrwsi.fields.field import Expected, FieldConfig, Span, Tile
 
 POSITION_BITS = 15
@@ -85,11 +86,11 @@ class FourierFeatures:
         return 2 * self.count
 
     def __call__(self, y: np.ndarray, x: np.ndarray, device: torch.device) -> Tensor:
-        rows = torch.from_numpy(frequencies(self)).to(device)
-        along_x = rows[:, 0, None, None] * torch.from_numpy(x).to(device)
-        along_y = rows[:, 1, None, None] * torch.from_numpy(y).to(device)[:, None]
-        # Frequencies times positions are turns in units of 2^-24; `look_up` wants 2^-12.
-        turns = (along_x + along_y) >> (FREQUENCY_BITS + POSITION_BITS + 1 - 12)
+        # Frequencies times positions are turns in units of 2^-24, of which whole ones are nothing: int32 holds a sum.
+        rows = frequencies(self)
+        along_x, along_y = ((rows[:, a, None] * u % 2**24).astype(np.int32) for a, u in ((0, x), (1, y)))
+        turns = torch.from_numpy(along_x).to(device)[:, None, :] + torch.from_numpy(along_y).to(device)[:, :, None]
+        turns >>= 24 - SINE_BITS
         table = sine_table(str(device))
         return torch.cat([look_up(table, turns + SINE_STEPS // 4), look_up(table, turns)])[None]
 
@@ -119,16 +120,24 @@ def split_mix(seed: int, count: int) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class CoordinateConfig(FieldConfig):
-    """The base of every model of this kind (SPEC.md, Annex C). A subclass has `width` among its keys.
+    """Keys of every model of this kind (SPEC.md, Annex C): `width` of the hidden layers, and how many, `hidden`.
 
     Attributes:
-        learning_rate: of the fit's beginning.
+        learning_rate: of the fit's beginning, at a width of 48; of others it goes with the root of 48 / width.
     """
+
+    width: int
+    hidden: int
 
     tile_px: ClassVar[int] = 128
     passes: ClassVar[int] = 60
     input_max: ClassVar[int] = Identity.top
-    learning_rate: ClassVar[float] = 1e-3
+    learning_rate: ClassVar[float] = 2e-3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_int("width", self.width, LEAST_WIDTH, MOST_WIDTH)
+        check_int("hidden", self.hidden, 1, 16)
 
     @property
     def encoding(self) -> Encoding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -19,6 +20,7 @@ STEP_PX = 1024  # pixels a step, where a pixel can be seen alone
 PATCH_PX, PATCHES = 32, 2  # where it cannot: the side of patches, and how many a step
 FLOAT_SHARE = 0.7  # of the steps, before rounding begins
 BETAS = (0.9, 0.99)
+RATE_WIDTH = 48  # the width that `CoordinateConfig.learning_rate` is for
 
 
 def fit_tile(
@@ -42,7 +44,8 @@ def fit_tile(
     """
     rng = np.random.default_rng(list(seed))
     net = FieldNet(config.layers(), torch.Generator().manual_seed(int(rng.integers(2**62)))).to(device)
-    optimiser = torch.optim.Adam(net.parameters(), lr=config.learning_rate, betas=BETAS)
+    rate = config.learning_rate * math.sqrt(RATE_WIDTH / config.width)
+    optimiser = torch.optim.Adam(net.parameters(), lr=rate, betas=BETAS)
     schedule = [batch for _ in range(passes) for batch in _one_pass(config, pixels, rng)]
     rounding_from = int(len(schedule) * FLOAT_SHARE)
     out_scale: dict[str, float] = {}
@@ -51,7 +54,7 @@ def fit_tile(
         x = torch.cat([_inputs(config, tile_px, patch, device) for patch in batch])
         if step == rounding_from:
             out_scale = measure_activations(net, [x * unit])
-        optimiser.param_groups[0]["lr"] = config.learning_rate * cosine(step, len(schedule))
+        optimiser.param_groups[0]["lr"] = rate * cosine(step, len(schedule))
         if step < rounding_from:
             y = net(x * unit) * SAMPLES_A_UNIT + last.sample_zero
         else:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inrwsi.fields.activations import ACTIVATION_MAX, RELU, SAMPLES_A_UNIT, round_through
+from inrwsi.fields.activations import ACTIVATION_MAX, SAMPLES_A_UNIT, round_through
 from inrwsi.fields.field import Numbers, Tile, forward
 from inrwsi.fields.grid import FRACTION, Axis, encode_grid
 from inrwsi.fields.networks import INPUT, FieldNet
@@ -110,7 +110,6 @@ class NetworkFit:
 
     def _weights(self, *, periodic: bool) -> list[Tensor]:
         chosen = [x for x in self.net.layers if (x.activation.steps is not None) == periodic]
-        chosen.sort(key=lambda layer: layer.activation is not RELU)  # stable; the order is that of saved states
         return [p for layer in chosen for p in self.net.get_submodule(layer.name).parameters()]
 
     def step(self) -> tuple[int, float]:

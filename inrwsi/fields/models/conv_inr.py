@@ -19,7 +19,7 @@ class ConvInrConfig(SirenConfig):
 
     name: str = "conv-inr"
 
-    learning_rate: ClassVar[float] = 3e-4  # nine weights see nearly the same input, and move together
+    learning_rate: ClassVar[float] = 2e-4  # nine weights see nearly the same input, and move together
 
     @classmethod
     def of_width(cls, width: int, channels: int, weight_bits: int) -> Self:

@@ -10,21 +10,19 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from inrwsi.config import check, check_int
-from inrwsi.fields.coordinates import LEAST_WIDTH, MOST_WIDTH, CoordinateConfig, FourierFeatures
+from inrwsi.fields.coordinates import CoordinateConfig, FourierFeatures
 from inrwsi.fields.networks import Layers, relu_layers
 
 
 @dataclass(frozen=True, kw_only=True)
 class FourierConfig(CoordinateConfig):
     """Of its own: `frequencies`, L of the paper, `sigma` of their normal distribution, in turns over a tile, and the
-    `seed` that they are drawn with; `width` of the hidden layers, and how many of these, `hidden`."""
+    `seed` that they are drawn with."""
 
     name: str = "fourier"
     frequencies: int
     sigma: float
     seed: int
-    width: int
-    hidden: int
 
     tile_px: ClassVar[int] = 256  # the first layer has 512 inputs, which a smaller tile could not pay for
     input_max: ClassVar[int] = FourierFeatures.top
@@ -35,8 +33,6 @@ class FourierConfig(CoordinateConfig):
         check_int("frequencies", self.frequencies, 1, 1024)
         check(0 < self.sigma <= 1000, "sigma", self.sigma, "above 0 and at most 1000")
         check_int("seed", self.seed, 0, 2**64 - 1)
-        check_int("width", self.width, LEAST_WIDTH, MOST_WIDTH)
-        check_int("hidden", self.hidden, 1, 16)
 
     @classmethod
     def of_width(cls, width: int, channels: int, weight_bits: int) -> Self:
