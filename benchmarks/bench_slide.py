@@ -39,7 +39,7 @@ class Request:
     codecs: tuple[str, ...]
     models: tuple[str, ...]
     bpp: tuple[float, ...]
-    passes: int
+    passes: int | None
     most_regions: int | None
     task: Path | None
     seed: int
@@ -64,7 +64,14 @@ def bench_slide(request: Request, progress: Callable[[Progress], None]) -> Outco
         BrokenCodec: a codec gave something that is not the picture.
     """
     others = other_codecs(request.codecs)
-    ours = our_codecs(request.models, bpp=request.bpp, passes=request.passes, device=request.device, progress=progress)
+    ours = our_codecs(
+        request.models,
+        bpp=request.bpp,
+        passes=request.passes,
+        quick=request.quick,
+        device=request.device,
+        progress=progress,
+    )
     task = load_task(request.task) if request.task else None
     folder = request.out / ".partial"
     with open_source(request.slide) as source:

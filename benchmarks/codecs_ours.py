@@ -1,4 +1,4 @@
-"""The project's own models, and the list of all that can be compared. A new model in `MODELS` is here by itself."""
+"""The project's own models, and the list of all that can be compared. What is in `fields.models` is here by itself."""
 
 from __future__ import annotations
 
@@ -11,25 +11,27 @@ import numpy as np
 import torch
 
 import inrwsi
-from inrwsi.decode import MODELS, Decoder
+from inrwsi.decode import Decoder
 from inrwsi.encode import encode
 from inrwsi.errors import UsageError
+from inrwsi.fields.models import config_class
 from inrwsi.formats.container import Container
 from inrwsi.formats.source import open_source
 from inrwsi.geometry import Rect
-from inrwsi.options import EncodeOptions
+from inrwsi.options import EncodeOptions, known_models
 from inrwsi.progress import Progress
 
 from .codecs import FILE, STILL_CODECS, Codec, Reader
 from .codecs_tiff import TIFF_CODECS
 from .probe import CountedFile
-from .sampling import TILE_PX, Picture
+from .sampling import Picture
 
 BPP_LADDER = (0.5, 1.0, 2.0, 4.0)
 QUICK_BPP_LADDER = (4.0,)  # one fit is what a quick run has time for; it makes no curve
 QUALITY_LADDER = (25.0, 40.0, 55.0, 70.0, 85.0)
 QUICK_QUALITY_LADDER = (30.0, 55.0, 80.0)
 RAW_BPP = 24  # of RGB without compression
+QUICK_SHARE = 6  # of a model's own passes one, where a quick run does not say how many
 EFFORT = "fast"
 
 
@@ -39,7 +41,7 @@ class OurCodec:
 
     Attributes:
         name: of the model.
-        passes: over each pixel, as `inrwsi encode --passes`; for the models that are fitted.
+        passes: over each pixel, as `inrwsi encode --passes`; for the models that are fitted, and 0 for octaves.
         setting: what the ladder holds, `quality` or `bpp`.
         device: auto, cpu or cuda.
         progress: told how the fit goes.
@@ -61,7 +63,7 @@ class OurCodec:
     def about(self) -> str:
         if self.name == "octaves":
             return f"this project's model {self.name}, effort {EFFORT}; networks of the package's prior"
-        return f"this project's model {self.name}, fitted to the pixels in {self.passes} passes; network in the file"
+        return f"this project's model {self.name}, fitted to the pixels in {self.passes} passes; networks in the file"
 
     def label(self, value: float) -> str:
         return f"{self.setting}={value:g}"
@@ -77,7 +79,7 @@ class OurCodec:
     def options(self, value: float) -> EncodeOptions:
         """The encoder's options at a value of the ladder."""
         if self.name != "octaves":
-            return EncodeOptions(model=self.name, bpp=value, passes=self.passes, tile_px=TILE_PX, device=self.device)
+            return EncodeOptions(model=self.name, bpp=value, passes=self.passes, device=self.device)
         if self.setting == "bpp":
             return EncodeOptions(ratio=RAW_BPP / value, effort=EFFORT, device=self.device)
         return EncodeOptions(quality=value, effort=EFFORT, device=self.device)
@@ -130,16 +132,28 @@ def our_codecs(
     models: Sequence[str],
     *,
     bpp: Sequence[float] = (),
-    passes: int,
+    passes: int | None = None,
+    quick: bool = False,
     device: str = "auto",
     progress: Callable[[Progress], None] | None = None,
 ) -> tuple[OurCodec, ...]:
-    """Models by name, at the rates `bpp` (none: the model's usual ladder). UsageError for a name not in `MODELS`."""
+    """Models by name, at the rates `bpp` (none: the model's usual ladder). UsageError for an unknown one.
+
+    Args:
+        passes: of those that are fitted. By default the model's own number, or where it is `quick`, a sixth of it.
+    """
     for name in models:
-        if name not in MODELS:
-            raise UsageError(f"--model {name}: there is no such model; there are {', '.join(MODELS)}")
+        if name not in known_models():
+            raise UsageError(f"--model {name}: there is no such model; there are {', '.join(known_models())}")
     ladder = tuple(sorted(bpp))
-    return tuple(_our_codec(name, ladder, passes, device, progress) for name in models)
+    return tuple(
+        _our_codec(name, ladder, passes or _passes(name) // (QUICK_SHARE if quick else 1), device, progress)
+        for name in models
+    )
+
+
+def _passes(name: str) -> int:
+    return 0 if name == "octaves" else config_class(name).passes
 
 
 def _our_codec(

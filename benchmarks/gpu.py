@@ -28,8 +28,9 @@ from torch import Tensor
 
 from inrwsi.fields import encodings
 from inrwsi.fields.backends import tcnn
-from inrwsi.fields.cinr import CinrConfig, IntegerField
 from inrwsi.fields.encodings import HashGridConfig, hash_encode
+from inrwsi.fields.field import Tile, decode_block
+from inrwsi.fields.models.cinr import CinrConfig
 from inrwsi.fields.presets import PAPER_ENCODING
 
 from .plain_hash_grid import plain_encode, plain_gradient
@@ -202,20 +203,26 @@ def parity_tcnn(ctx: Context) -> dict[str, Any]:
 def parity_decode(ctx: Context) -> dict[str, Any]:
     """Pixels of a tile of the `cinr` model on the device against the CPU's: the same bits, native and between."""
     width = 8 if ctx.quick else 32
-    config = CinrConfig(6, 4, 20, 8, 1.7, width=width, channels=3, table_bits=4, weight_bits=8)
+    config = CinrConfig(
+        levels=6, features=4, log2_table=20, base_resolution=8, per_level_scale=1.7, width=width, channels=3,
+        table_bits=4, weight_bits=8,
+    )  # fmt: skip
     rng = np.random.default_rng(8)
     weights: dict[str, np.ndarray] = {}
-    for name, (shape, dtype) in config.weight_tensors().items():
+    for name, (shape, dtype) in config.slide_tensors().items():
         if name.endswith(".weight"):
             weights[name] = rng.integers(-127, 128, shape).astype(dtype)
         else:
             weights[name] = rng.uniform(1e-3, 2e-3, shape).astype(dtype)
     weights["table.gain"][:] = 18
     table = torch.from_numpy(rng.integers(-7, 8, (config.grid.entry_count, 4))).float()
-    fields = [(IntegerField(config, 512, weights, d), d) for d in (torch.device("cpu"), ctx.device)]
+    tiles = []
+    for device in (torch.device("cpu"), ctx.device):
+        shared = config.slide_from(weights, device)
+        tiles.append(Tile(shared.numbers, table.to(device), shared.gain))
     result = {}
     for finer in (1, 3):
-        here, there = (field.block(table.to(device), (40, 60), (96, 64), finer) for field, device in fields)
+        here, there = (decode_block(config, tile, 512, (40, 60), (96, 64), finer) for tile in tiles)
         result[f"samples_a_pixel_{finer}"] = {
             "differing": int((here != there).sum()),
             "ok": np.array_equal(here, there),

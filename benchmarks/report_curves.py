@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from inrwsi.decode import MODELS
+from inrwsi.options import known_models
 
 from .report_svg import Axis, Series, chart
 from .report_tables import LAYOUTS, RANDOM_ACCESS, number
@@ -62,7 +62,7 @@ FIDELITY_CURVES = (
 
 def own_codecs(run: Run) -> set[str]:
     """The codecs of the run that are models of this project."""
-    return {p.codec for p in run.points} & set(MODELS)
+    return {p.codec for p in run.points} & set(known_models())
 
 
 def colours(run: Run) -> dict[str, int]:

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from inrwsi.config import to_dict
-from inrwsi.fields.cinr import config_for_bpp
-from inrwsi.fit import cinr
+from inrwsi.fields.models.cinr import CinrConfig
+from inrwsi.fit import tables
 from inrwsi.formats.source import open_source
 from inrwsi.job import write_whole
 
@@ -49,7 +49,7 @@ def main(slide: Path, seconds: float, out: Path) -> None:
     """Fit the same tiles under both schedules and print PSNR against time."""
     tiles = middle_tiles(slide)
     steps = planned_steps(tiles, seconds)
-    schedules = {"ours": cinr.Schedule(), "reference": cinr.REFERENCE_SCHEDULE}
+    schedules = {"ours": tables.Schedule(), "reference": tables.REFERENCE_SCHEDULE}
     runs = {name: run(tiles, schedule, steps) for name, schedule in schedules.items()}
     for name, points in runs.items():
         shown = points[:: max(1, len(points) // 6)]
@@ -75,10 +75,10 @@ def middle_tiles(slide: Path) -> list[np.ndarray]:
         return [source.read((x + dx, y + dy), (TILE_PX, TILE_PX)) for dy in steps for dx in steps]
 
 
-def network_fit(tiles: list[np.ndarray], schedule: cinr.Schedule, steps: int) -> cinr.NetworkFit:
+def network_fit(tiles: list[np.ndarray], schedule: tables.Schedule, steps: int) -> tables.NetworkFit:
     """A joint fit that stays in floats: its rounding would begin after the last step."""
-    config = config_for_bpp(BPP, TILE_PX)
-    fit = cinr.NetworkFit(
+    config = CinrConfig.for_bpp(BPP, TILE_PX)
+    fit = tables.NetworkFit(
         config, TILE_PX, tiles, steps=steps, batch=2, seed=0, device=torch.device("cpu"), schedule=schedule
     )
     fit.rounding_from = steps + 1
@@ -87,7 +87,7 @@ def network_fit(tiles: list[np.ndarray], schedule: cinr.Schedule, steps: int) ->
 
 def planned_steps(tiles: list[np.ndarray], seconds: float) -> int:
     """How many steps fit into the time, from a few of them: a cosine has to know where it ends."""
-    fit = network_fit(tiles, cinr.Schedule(), 1000)
+    fit = network_fit(tiles, tables.Schedule(), 1000)
     fit.step()
     began = time.perf_counter()
     for _ in range(10):
@@ -95,7 +95,7 @@ def planned_steps(tiles: list[np.ndarray], seconds: float) -> int:
     return max(WINDOW, int(seconds / ((time.perf_counter() - began) / 10)))
 
 
-def run(tiles: list[np.ndarray], schedule: cinr.Schedule, steps: int) -> list[dict[str, Any]]:
+def run(tiles: list[np.ndarray], schedule: tables.Schedule, steps: int) -> list[dict[str, Any]]:
     """PSNR of the last `WINDOW` batches against time and steps."""
     fit = network_fit(tiles, schedule, steps)
     points: list[dict[str, Any]] = []

@@ -11,8 +11,8 @@ import click
 from inrwsi.cli.params import device_option, quiet_option
 from inrwsi.cli.progress_view import progress_view
 from inrwsi.errors import BackendUnavailable, UsageError
+from inrwsi.fields.models import model_names
 
-PASSES, QUICK_PASSES = 6, 1
 QUICK_REGIONS = 4
 WIDTH_OFF_TERMINAL = 120
 
@@ -33,7 +33,7 @@ Examples:
     show_default=True,
     help="The folder for report.html and report.json; made if it is not there. A run that was cut short goes on in it.",
 )
-@click.option("--quick", is_flag=True, help="Four regions, three settings a codec and one pass of the fit.")
+@click.option("--quick", is_flag=True, help="Four regions, three settings a codec and a short fit.")
 @click.option("--full", is_flag=True, help="All pixels of the slide instead of a sample of its tissue.")
 @click.option(
     "--codec", "codecs", multiple=True, metavar="NAME", help="A codec to run; may be given more than once.  [all]"
@@ -45,20 +45,21 @@ Examples:
     default=("octaves",),
     show_default=True,
     metavar="NAME",
-    help="A model of this project to run; may be given more than once; 'none' for none.",
+    help=f"A model of this project to run; may be given more than once; 'none' for none. There are octaves, "
+    f"{', '.join(model_names())}.",
 )
 @click.option(
     "--bpp",
     multiple=True,
     type=click.FloatRange(0.02, 24),
     metavar="BITS",
-    help="Bits a pixel to run the models at; may be given more than once.  [octaves: its qualities; cinr: 0.5 to 4]",
+    help="Bits a pixel to run the models at; may be given more than once.  [octaves: its qualities; others: 0.5 to 4]",
 )
 @click.option(
     "--passes",
     type=click.IntRange(1, 10_000),
     metavar="N",
-    help=f"Of the models' fit, as for inrwsi encode.  [{PASSES}; {QUICK_PASSES} with --quick]",
+    help="Of the models' fit, as for inrwsi encode.  [the model's own; a sixth of them with --quick]",
 )
 @click.option(
     "--task",
@@ -105,7 +106,7 @@ def bench(
                 codecs=codecs,
                 models=tuple(name for name in models if name != "none"),
                 bpp=bpp,
-                passes=passes or (QUICK_PASSES if quick else PASSES),
+                passes=passes,
                 most_regions=QUICK_REGIONS if quick else None,
                 task=task,
                 seed=seed,

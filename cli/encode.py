@@ -22,6 +22,7 @@ from inrwsi.cli.params import (
 )
 from inrwsi.cli.progress_view import duration, progress_view
 from inrwsi.errors import UsageError
+from inrwsi.fields.models import model_names
 
 if TYPE_CHECKING:
     from inrwsi.options import EncodeReport
@@ -32,7 +33,7 @@ GROUPS = (
     ("Output", ("out", "overwrite", "resume", "keep_associated")),
     ("Target (at most one)", ("quality", "psnr_db", "ratio", "size_bytes")),
     ("Model", ("model", "effort", "tune", "self_contained", "seed")),
-    ("Of model cinr, in place of a target", ("bpp", "passes", "tile_px", "weight_bits")),
+    ("Of the other models, in place of a target", ("bpp", "passes", "tile_px", "weight_bits")),
     ("What the source does not say", ("source_mpp", "objective_power")),
     ("Running", ("device", "threads", "memory_mb", "quiet")),
 )
@@ -97,10 +98,10 @@ Examples:
 )
 @click.option(
     "--model",
-    type=click.Choice(["octaves", "cinr"]),
     default="octaves",
     show_default=True,
-    help="octaves compresses; cinr is the neural field of the paper, which is slow and large.",
+    metavar="NAME",
+    help=f"octaves compresses. Others are neural fields of the literature, slow and large: {', '.join(model_names())}.",
 )
 @click.option(
     "--effort",
@@ -131,18 +132,20 @@ Examples:
     "--passes",
     type=click.IntRange(1, 10_000),
     metavar="N",
-    help="How often the fit sees each pixel of tissue: more is slower and sharper.  [default: 6]",
+    help="How often the fit sees each pixel of tissue: more is slower and sharper.  [default: 6; where each tile has a "
+    "network of its own 60]",
 )
 @click.option(
     "--tile-px",
     type=click.IntRange(64, 2048),
     metavar="PX",
-    help="Side of the tiles that have a table of their own.  [default: 512]",
+    help="Side of the tiles that have a table or a network of their own.  [default: 512; for networks 128, of fourier "
+    "256]",
 )
 @click.option(
     "--weight-bits",
     type=click.Choice(["8", "16"]),
-    help="Bits of a weight of the network, which all tiles share.  [default: 8]",
+    help="Bits of a weight of a network.  [default: 8]",
 )
 @click.option(
     "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, metavar="N", help="Of all that is drawn."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -17,7 +17,7 @@ from inrwsi.geometry import Rect, check_output_wh, output_wh
 from inrwsi.memory import give_back_free_pages
 from inrwsi.options import check_model
 from inrwsi.resample import CUBIC_REACH, AreaSum, CubicSum, Sampling
-from inrwsi.tiles import CinrTiles
+from inrwsi.tiles import FieldTiles
 
 COLUMNS_AT_ONCE = 4096
 NATIVE = Sampling()
@@ -48,10 +48,16 @@ def _octave_tiles(container: Container, device: torch.device, cache_bytes: int) 
     return OctaveTiles(container, device, cache_bytes)
 
 
-MODELS: dict[str, Callable[[Container, torch.device, int], ModelDecoder]] = {
-    "cinr": CinrTiles,
-    "octaves": _octave_tiles,
-}
+def model_decoder(container: Container, device: torch.device, cache_bytes: int) -> ModelDecoder:
+    """What decodes the file's model.
+
+    Raises:
+        UnsupportedVersion: this build has no such model.
+        CorruptFile: the model's part of the file is not of the spec.
+    """
+    check_model(container)
+    kind = _octave_tiles if container.header.model["name"] == "octaves" else FieldTiles
+    return kind(container, device, cache_bytes)
 
 
 class Decoder:
@@ -83,8 +89,7 @@ class Decoder:
         self._owned = not isinstance(file, Container)
         self.container = file if isinstance(file, Container) else Container.open(file)
         try:
-            check_model(self.container)
-            self._model = MODELS[self.container.header.model["name"]](self.container, chosen, cache_bytes)
+            self._model = model_decoder(self.container, chosen, cache_bytes)
         except BaseException:
             self.close()
             raise

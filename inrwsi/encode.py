@@ -19,13 +19,10 @@ def _octaves(task: Task) -> Outcome:
     return encode(task)
 
 
-def _cinr(task: Task) -> Outcome:
-    from inrwsi.encode_cinr import encode
+def _field(task: Task) -> Outcome:
+    from inrwsi.encode_fields import encode
 
     return encode(task)
-
-
-ENCODERS = {"octaves": _octaves, "cinr": _cinr}
 
 
 def encode(
@@ -58,7 +55,7 @@ def encode(
     tissue = tissue_mask(overview, source.background)
     report = progress or (lambda _: None)
     task = Task(source, out, options, overview, tissue, device, report, resume, overwrite)
-    outcome = ENCODERS[options.model](task)
+    outcome = (_octaves if options.model == "octaves" else _field)(task)
     slide_px = source.width * source.height
     return EncodeReport(
         path=str(out),

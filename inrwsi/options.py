@@ -7,25 +7,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inrwsi.errors import UnsupportedVersion, UsageError
+from inrwsi.fields.models import model_names
 from inrwsi.formats.container import Container
 from inrwsi.formats.source import SlideSource
 
-MODEL_NAMES = ("octaves", "cinr")
 EFFORTS = ("fast", "default", "best")
 OF_OCTAVES = ("quality", "psnr_db", "ratio", "size_bytes", "effort", "self_contained", "tune")
 TUNES = ("psnr", "ms-ssim")
-OF_CINR = ("bpp", "passes", "tile_px", "weight_bits")
+OF_FIELDS = ("bpp", "passes", "tile_px", "weight_bits")
 TARGETS = ("quality", "psnr_db", "ratio", "size_bytes")
 DEFAULT_QUALITY = 60.0
 
 
-@dataclass(frozen=True)
-class CinrSettings:
-    """How to encode with model `cinr`; the attributes are those of `EncodeOptions`."""
+def known_models() -> tuple[str, ...]:
+    """Names of all models: the default, and those that are fitted by descent."""
+    return ("octaves", *model_names())
 
+
+@dataclass(frozen=True)
+class FieldSettings:
+    """How to encode with a model that is fitted by descent; the attributes are those of `EncodeOptions`."""
+
+    tile_px: int
+    passes: int
     bpp: float = 4.0
-    passes: int = 6
-    tile_px: int = 512
     weight_bits: int = 8
 
 
@@ -47,7 +52,7 @@ class EncodeOptions:
     """How to encode. What is None is the model's default; what is not of the model must be None.
 
     Attributes:
-        model: `octaves` or `cinr`.
+        model: `octaves`, or one of those that are fitted by descent (`fields.models`), such as `cinr`.
         quality: of octaves, 1 to 100: a fixed quantiser step, no search. 60 where no target is given.
         psnr_db: of octaves, PSNR of RGB over the whole slide, in dB, met within 0.1 dB.
         ratio: of octaves, uncompressed bytes (one a pixel and channel) over the file's, met within 2 %.
@@ -57,17 +62,18 @@ class EncodeOptions:
             which they are less than 1 % do so anyway.
         tune: of octaves, what the bits are spent for, `psnr` or `ms-ssim`: with the latter, more of them go where the
             slide is smooth. psnr by default.
-        bpp: of cinr, target bits a pixel of tissue; chooses the tables' size. 4 by default.
-        passes: of cinr, over every tile's pixels; time grows with it. 6 by default.
-        tile_px: of cinr, side of a tile, 64 to 2048. 512 by default.
-        weight_bits: of cinr, 8 or 16, of the network's weights. 8 by default.
+        bpp: of fitted models, target bits a pixel of tissue; chooses the sizes of tables or networks. 4 by default.
+        passes: of fitted models, over every tile's pixels; time grows with it. By default what the model says: 6 of
+            tables under one network, 60 of a network a tile.
+        tile_px: of fitted models, side of a tile, 64 to 2048. By default what the model says: 512 or 128.
+        weight_bits: of fitted models, 8 or 16, of the networks' weights. 8 by default.
         seed: of everything random. The same seed, machine and settings give the same file.
         device: auto, cpu or cuda.
         keep_associated: names of the source's associated images to store.
         memory_mb: bounds the pixels held at once, beside the libraries themselves.
 
     Raises:
-        UsageError: a value out of its range, two targets, or a setting of the other model.
+        UsageError: a value out of its range, two targets, or a setting of other models.
     """
 
     model: str = "octaves"
@@ -88,8 +94,9 @@ class EncodeOptions:
     memory_mb: int = 1024
 
     def __post_init__(self) -> None:
+        models = known_models()
         wants = (
-            ("model", lambda v: v in MODEL_NAMES, f"one of {', '.join(MODEL_NAMES)}"),
+            ("model", lambda v: v in models, f"one of {', '.join(models)}"),
             ("quality", lambda v: 1 <= v <= 100, "from 1 to 100"),
             ("psnr_db", lambda v: 10 <= v <= 70, "from 10 to 70 dB"),
             ("ratio", lambda v: 1 <= v <= 1e6, "from 1 to 1,000,000"),
@@ -107,11 +114,12 @@ class EncodeOptions:
             value = getattr(self, name)
             if value is not None and not ok(value):
                 raise UsageError(f"{flag(name)} is {value}; it should be {want}")
-        other, others = ("cinr", OF_CINR) if self.model == "octaves" else ("octaves", OF_OCTAVES)
-        for name in others:
+        fitted = self.model != "octaves"
+        for name in OF_OCTAVES if fitted else OF_FIELDS:
             if getattr(self, name) is not None:
+                whose, other = ("model octaves", "octaves") if fitted else ("models that are fitted", "cinr")
                 raise UsageError(
-                    f"{flag(name)} is a setting of model {other}, and the model is {self.model}; leave it out, or give "
+                    f"{flag(name)} is a setting of {whose}, and the model is {self.model}; leave it out, or give "
                     f"--model {other}"
                 )
         given = [flag(name) for name in TARGETS if getattr(self, name) is not None]
@@ -134,10 +142,10 @@ class EncodeOptions:
             tune=self.tune or "psnr",
         )
 
-    @property
-    def cinr(self) -> CinrSettings:
-        """The settings of model `cinr`, resolved."""
-        return CinrSettings(**{name: v for name in OF_CINR if (v := getattr(self, name)) is not None})
+    def field(self, *, tile_px: int, passes: int) -> FieldSettings:
+        """The settings of a model that is fitted, resolved with what it says where nobody does."""
+        given = {name: v for name in OF_FIELDS if (v := getattr(self, name)) is not None}
+        return FieldSettings(**{"tile_px": tile_px, "passes": passes, **given})
 
 
 def flag(name: str) -> str:
@@ -150,7 +158,7 @@ class EncodeReport:
     """What became of it. Sizes in bytes are `os.stat` of the files.
 
     `psnr_db` is of RGB over the whole slide, of what the file decodes to, and infinite where nothing is lost; `step` is
-    the quantiser's at octave 0, in units of 1 / 1024 grey level. Both are None for cinr.
+    the quantiser's at octave 0, in units of 1 / 1024 grey level. Both are None for models that are fitted.
     """
 
     path: str
@@ -199,6 +207,6 @@ def check_encodable(source: SlideSource, out: Path, options: EncodeOptions, *, o
 def check_model(container: Container) -> None:
     """Raise `UnsupportedVersion` where this build has no decoder for the file's model."""
     name = container.header.model["name"]
-    if name not in MODEL_NAMES:
-        known = ", ".join(MODEL_NAMES)
+    if name not in known_models():
+        known = ", ".join(known_models())
         raise UnsupportedVersion(f"{container.path}: its model is {name!r}; this build decodes {known}")

@@ -1,9 +1,9 @@
-"""Models of one octave and a table a tile: from a rectangle to the blocks of pixels that cover it."""
+"""Models of one octave and a field a tile: from a rectangle to the blocks of pixels that cover it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -11,23 +11,26 @@ import torch
 from inrwsi.coding import tensors
 from inrwsi.config import ConfigError, from_dict
 from inrwsi.errors import Cause, CorruptFile
-from inrwsi.fields.cinr import BLOCK_PX, MAX_TABLE_VALUES, MAX_TILE_PX, CinrConfig, IntegerField
+from inrwsi.fields.field import BLOCK_PX, MAX_TILE_PX, FieldConfig, Tile, decode_block
+from inrwsi.fields.models import config_class
 from inrwsi.formats.container import Container
 from inrwsi.geometry import Rect, chunk_rect
 from inrwsi.lru import Lru
 from inrwsi.resample import Sampling
 
 MAX_FINER = 16
-MAX_BLOCK_SAMPLES = 512
+MAX_PAYLOAD_BYTES = 2**25
+MAX_BLOCK_SAMPLES = 512  # along a side
+MAX_MAP_VALUES = 2**25  # of a layer: what bounds the memory of a block
 
 
-class CinrTiles:
-    """Decodes `cinr` files: the case of one octave, a chunk a tile.
+class FieldTiles:
+    """Decodes files of the models that are fitted: the case of one octave, a chunk a tile.
 
     Args:
-        container: an open file whose model is `cinr`.
+        container: an open file whose model is one of `fields.models`.
         device: where to compute.
-        cache_bytes: limit of decoded blocks and tables held.
+        cache_bytes: limit of decoded blocks and payloads held.
 
     Raises:
         CorruptFile: the model's config or weights are not of the spec.
@@ -35,38 +38,47 @@ class CinrTiles:
 
     def __init__(self, container: Container, device: torch.device, cache_bytes: int) -> None:
         self._container, self._device = container, device
-        self._header = header = container.header
+        self._header = container.header
         self.config = self._parse_config()
-        self._field = IntegerField(self.config, header.grid.chunk_px, self._parse_weights(), device)
-        self._tables: Lru[np.ndarray] = Lru(cache_bytes // 4, lambda a: a.nbytes)
+        self._slide = self._parse_weights()
+        widest = max(max(layer.inputs, layer.outputs) for layer in self.config.layers())
+        self._most_side = min(MAX_BLOCK_SAMPLES, math.isqrt(MAX_MAP_VALUES // widest))
+        self._payloads: Lru[bytes | tuple[int, ...]] = Lru(cache_bytes // 4, len)
         self._blocks: Lru[np.ndarray] = Lru(cache_bytes - cache_bytes // 4, lambda a: a.nbytes)
 
-    def _parse_config(self) -> CinrConfig:
+    def _parse_config(self) -> FieldConfig:
         header, path = self._header, self._container.path
         newer = self._container.version[1] > 0
+        name = header.model["name"]
         try:
-            config = from_dict(CinrConfig, header.model, ignore_unknown=newer)
+            config = from_dict(config_class(name), header.model, ignore_unknown=newer)
         except ConfigError as error:
             raise CorruptFile(path, Cause.HEADER, f"model.{error}") from None
         wrong = None
         if header.grid.octaves != (0,):
-            wrong = f"grid.octaves is {list(header.grid.octaves)}, should be [0] for cinr"
+            wrong = f"grid.octaves is {list(header.grid.octaves)}, should be [0] for {name}"
         elif header.grid.chunk_px > MAX_TILE_PX:
-            wrong = f"grid.chunk_px is {header.grid.chunk_px}, should be at most {MAX_TILE_PX} for cinr"
+            wrong = f"grid.chunk_px is {header.grid.chunk_px}, should be at most {MAX_TILE_PX} for {name}"
         elif config.channels != header.slide.channels or header.slide.bit_depth != 8:
             wrong = f"model.channels is {config.channels}, should be the slide's {header.slide.channels} of 8 bits"
         if wrong:
             raise CorruptFile(path, Cause.HEADER, wrong)
         return config
 
-    def _parse_weights(self) -> dict[str, np.ndarray]:
+    def _parse_weights(self) -> Tile | None:
+        """What all tiles share; None where each has a network of its own."""
+        expected, path = self.config.slide_tensors(), self._container.path
         raw = self._container.weights()
+        if not expected:
+            if raw is not None:
+                raise CorruptFile(path, Cause.WEIGHTS, f"there are some, and model {self.config.name} has none")
+            return None
         if raw is None:
-            raise CorruptFile(self._container.path, Cause.WEIGHTS, "there are none, and model cinr needs them")
+            raise CorruptFile(path, Cause.WEIGHTS, f"there are none, and model {self.config.name} needs them")
         try:
-            return tensors.unpack(raw, self.config.weight_tensors())
+            return self.config.slide_from(tensors.unpack(raw, expected), self._device)
         except ValueError as error:
-            raise CorruptFile(self._container.path, Cause.WEIGHTS, str(error)) from None
+            raise CorruptFile(path, Cause.WEIGHTS, str(error)) from None
 
     def sampling(self, step: float) -> Sampling:
         """Samples for an output pixel of `step` level-0 pixels: the pixels, or past native the field between them."""
@@ -88,67 +100,68 @@ class CinrTiles:
                 l0 = chunk_rect(self._header.slide.l0_wh, self._header.grid.chunk_px, (i, j))
                 whole = Rect(l0.x * finer, l0.y * finer, l0.w * finer, l0.h * finer)
                 try:
-                    table = self._table((i, j))
+                    payload = self._payload((i, j))
+                    if isinstance(payload, tuple):
+                        yield whole, payload
+                    else:
+                        yield from self._tile_blocks((i, j), whole, payload, rect, finer)
                 except CorruptFile as error:
                     yield whole, error
-                    continue
-                if table.ndim == 1:
-                    yield whole, tuple(table.tolist())
-                else:
-                    yield from self._tile_blocks((i, j), whole, table, rect, finer)
 
     def _tile_blocks(
-        self, chunk_ij: tuple[int, int], whole: Rect, table: np.ndarray, rect: Rect, finer: int
+        self, chunk_ij: tuple[int, int], whole: Rect, payload: bytes, rect: Rect, finer: int
     ) -> Iterator[tuple[Rect, np.ndarray]]:
-        """Blocks of a fixed grid, whatever was asked for: a sample is always computed in the same company."""
-        side = min(BLOCK_PX, max(16, MAX_BLOCK_SAMPLES // finer)) * finer
+        """Blocks of a fixed grid, whatever was asked for: a sample is always computed in the same company.
+
+        Raises:
+            CorruptFile: the payload is not of the spec; before the first block.
+        """
+        side = min(BLOCK_PX, max(8, self._most_side // finer)) * finer
         wanted = whole.intersect(rect)
-        on_device = None
+        tile = None
         for y in range((wanted.y - whole.y) // side * side, wanted.y - whole.y + wanted.h, side):
             for x in range((wanted.x - whole.x) // side * side, wanted.x - whole.x + wanted.w, side):
                 w, h = min(side, whole.w - x), min(side, whole.h - y)
                 key = (chunk_ij, x, y, finer)
                 samples = self._blocks.get(key)
                 if samples is None:
-                    if on_device is None:
-                        on_device = torch.from_numpy(table).to(self._device, torch.float32)
+                    if tile is None:
+                        tile = self._tile(chunk_ij, payload)
                     at, size = (x // finer, y // finer), (w // finer, h // finer)
-                    samples = self._field.block(on_device, at, size, finer)
+                    samples = decode_block(self.config, tile, self._header.grid.chunk_px, at, size, finer)
                     self._blocks.put(key, samples)
                 yield Rect(whole.x + x, whole.y + y, w, h), samples
 
-    def _table(self, chunk_ij: tuple[int, int]) -> np.ndarray:
-        """A tile's table (entries, features) int8, or the colour (channels,) of a blank one."""
-        held = self._tables.get(chunk_ij)
-        if held is not None:
-            return held
-        chunk = self._container.chunk(0, chunk_ij)
-        if chunk.payload is None:
-            table = np.array(chunk.colour, np.uint8)
-        else:
-            try:
-                table = unpack_table(chunk.payload, self.config)
-            except ValueError as error:
-                where = f"octave 0, column {chunk_ij[0]}, row {chunk_ij[1]}: {error}"
-                raise CorruptFile(self._container.path, Cause.CHUNK, where) from None
-        self._tables.put(chunk_ij, table)
-        return table
+    def _payload(self, chunk_ij: tuple[int, int]) -> bytes | tuple[int, ...]:
+        """A tile's payload, or the colour of a blank one."""
+        held = self._payloads.get(chunk_ij)
+        if held is None:
+            chunk = self._container.chunk(0, chunk_ij)
+            held = tuple(chunk.colour or ()) if chunk.payload is None else chunk.payload
+            self._payloads.put(chunk_ij, held)
+        return held
+
+    def _tile(self, chunk_ij: tuple[int, int], payload: bytes) -> Tile:
+        try:
+            return self.config.tile_from(self._slide, unpack_payload(self.config, payload), self._device)
+        except ValueError as error:
+            where = f"octave 0, column {chunk_ij[0]}, row {chunk_ij[1]}: {error}"
+            raise CorruptFile(self._container.path, Cause.CHUNK, where) from None
 
 
-def pack_table(table: np.ndarray) -> bytes:
-    """A tile's payload: zstd of safetensors with `table` int8 (entries, features)."""
-    return tensors.squeeze(tensors.pack({"table": table}))
+def pack_payload(config: FieldConfig, arrays: Mapping[str, np.ndarray]) -> bytes:
+    """A coded tile's payload, from the tensors of `config.tile_tensors`: a zstd frame of safetensors, or where the
+    config has none of their names, of the numbers alone."""
+    return tensors.squeeze(
+        tensors.pack(arrays) if config.named_payload else tensors.pack_bare(arrays, config.tile_tensors())
+    )
 
 
-def unpack_table(payload: bytes, config: CinrConfig) -> np.ndarray:
-    """The inverse of `pack_table`: (entries, features) int8.
+def unpack_payload(config: FieldConfig, payload: bytes) -> dict[str, np.ndarray]:
+    """The inverse of `pack_payload`.
 
     Raises:
         ValueError: the payload is not of the spec.
     """
-    raw = tensors.unsqueeze(payload, MAX_TABLE_VALUES + 4096)
-    shape = (config.grid.entry_count, config.features)
-    table = tensors.unpack(raw, {"table": (shape, "int8")})["table"]
-    if np.abs(table.astype(np.int16)).max() > config.table_max:
-        raise ValueError(f"a table entry is beyond {config.table_max}, the most of {config.table_bits} bits")
-    return table
+    raw, expected = tensors.unsqueeze(payload, MAX_PAYLOAD_BYTES), config.tile_tensors()
+    return tensors.unpack(raw, expected) if config.named_payload else tensors.unpack_bare(raw, expected)

@@ -42,10 +42,10 @@ def small_slide() -> np.ndarray:
 @pytest.fixture(scope="session")
 def few_steps() -> Iterator[None]:
     """The network's fit cut short: what tests look at does not need a good one."""
-    import inrwsi.encode_cinr
+    import inrwsi.encode_fields
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inrwsi.encode_cinr, "NETWORK_STEPS_A_PASS", 25)
+        patch.setattr(inrwsi.encode_fields, "NETWORK_STEPS_A_PASS", 25)
         yield
 
 

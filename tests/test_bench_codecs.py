@@ -15,11 +15,12 @@ from inrwsi.benchmarks.codecs import STILL_CODECS, TILED, WHOLE, Codec, area_mea
 from inrwsi.benchmarks.codecs_ours import OurCodec, chunk_bytes, other_codecs, our_codecs
 from inrwsi.benchmarks.codecs_tiff import TIFF_CODECS
 from inrwsi.benchmarks.sampling import Picture
-from inrwsi.decode import MODELS
 from inrwsi.errors import UsageError
+from inrwsi.fields.models import config_class, model_names
 from inrwsi.formats.source import open_source
 from inrwsi.geometry import Rect
 from inrwsi.metrics import psnr
+from inrwsi.options import known_models
 from inrwsi.sample import sample_region
 
 WH = (600, 200)
@@ -121,13 +122,14 @@ def test_the_pyramid_is_one_that_openslide_reads(picture: Picture, tmp_path: Pat
     assert np.array_equal(tile, alone[:200])
 
 
-def test_every_model_of_ours_is_there_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [c.name for c in our_codecs(tuple(MODELS), passes=1)] == list(MODELS)
-    monkeypatch.setitem(MODELS, "newcomer", MODELS["cinr"])
-    (codec,) = our_codecs(("newcomer",), bpp=(2, 0.5), passes=3)
+def test_every_model_of_ours_is_there_by_itself() -> None:
+    found = our_codecs(known_models())
+    assert {c.name: c.passes for c in found} == {"octaves": 0} | {n: config_class(n).passes for n in model_names()}
+    assert {c.name: c.passes for c in our_codecs(("cinr", "siren"), quick=True)} == {"cinr": 1, "siren": 10}
+    (codec,) = our_codecs(("siren",), bpp=(2, 0.5), passes=3, quick=True)
     assert isinstance(codec, OurCodec)
-    assert (codec.ladder, codec.label(0.5)) == ((0.5, 2), "bpp=0.5")
-    with pytest.raises(UsageError, match="--model nobody: there is no such model; there are cinr"):
+    assert (codec.ladder, codec.label(0.5), codec.passes) == ((0.5, 2), "bpp=0.5", 3)
+    with pytest.raises(UsageError, match="--model nobody: there is no such model; there are octaves, cinr, conv-inr"):
         our_codecs(("nobody",), passes=1)
     with pytest.raises(UsageError, match="--codec gif: there is no such codec; there are jpeg-420"):
         other_codecs(("gif",))

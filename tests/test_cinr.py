@@ -11,9 +11,11 @@ import torch
 
 from inrwsi.coding import tensors
 from inrwsi.config import ConfigError, from_dict, to_dict
-from inrwsi.fields import cinr
-from inrwsi.fields.cinr import CinrConfig, IntegerField
+from inrwsi.fields.activations import sample_table, sine_table
+from inrwsi.fields.field import Tile, decode_block, forward
 from inrwsi.fields.grid import plan_axis
+from inrwsi.fields.models.cinr import CinrConfig
+from inrwsi.fields.tables import features, tile_positions
 
 CONFIG = CinrConfig(
     levels=4, features=2, log2_table=9, base_resolution=4, per_level_scale=2.0, width=8, channels=3, table_bits=6,
@@ -26,13 +28,16 @@ def random_weights(config: CinrConfig, seed: int = 0) -> dict[str, np.ndarray]:
     """Weights of the file's shapes, whose sines turn a few times and whose other layers use their range."""
     rng = np.random.default_rng(seed)
     weights = {}
-    for name, (shape, dtype) in config.weight_tensors().items():
+    for name, (shape, dtype) in config.slide_tensors().items():
         if name.endswith(".weight"):
-            weights[name] = rng.integers(-config.weight_max, config.weight_max + 1, shape).astype(dtype)
-    for name, (out, *rest) in config.weight_shapes().items():
-        spread = math.sqrt(math.prod(rest)) * config.weight_max * 40
-        target = 500.0 if cinr.KINDS[name] == "sine" else 60.0
-        weights[f"{name}.multiplier"] = (rng.uniform(0.5, 1.5, out) * target / spread).astype(np.float32)
+            most = np.iinfo(dtype).max
+            weights[name] = rng.integers(-most, most + 1, shape).astype(dtype)
+    for layer in config.layers():
+        spread = math.sqrt(math.prod(layer.shape[1:])) * config.weight_max(layer) * 40
+        target = 500.0 if layer.activation.name == "sine" else 60.0
+        weights[f"{layer.name}.multiplier"] = (rng.uniform(0.5, 1.5, layer.outputs) * target / spread).astype(
+            np.float32
+        )
     weights["table.gain"] = np.full(config.levels, 127 / config.table_max, np.float32)
     return weights
 
@@ -42,6 +47,11 @@ def random_table(config: CinrConfig, seed: int = 1) -> torch.Tensor:
     return torch.from_numpy(
         np.random.default_rng(seed).integers(-config.table_max, config.table_max + 1, shape)
     ).float()
+
+
+def tile_of(config: CinrConfig, weights: dict[str, np.ndarray], table: torch.Tensor) -> Tile:
+    shared = config.slide_from(weights, CPU)
+    return Tile(shared.numbers, table, shared.gain)
 
 
 def test_config_is_strict() -> None:
@@ -89,47 +99,46 @@ def test_decoding_is_integer_arithmetic(bits: int) -> None:
     """fp32 (8-bit weights) and fp64 (16-bit) convolutions give what int64 gives, to the last pixel."""
     config = CinrConfig(**{**to_dict(CONFIG), "weight_bits": bits})
     weights, table = random_weights(config), random_table(config)
-    field = IntegerField(config, 64, weights, CPU)
-    assert {w.dtype for w, _ in field.layers.values()} >= {torch.float32 if bits == 8 else torch.float64}
-    axis = plan_axis(config.grid, cinr.tile_positions(64, 10 - 5, 20 + 10))
-    x = cinr.features(table, config, field.gain, [axis], [axis])
+    tile = tile_of(config, weights, table)
+    assert {n.weight.dtype for n in tile.numbers.values()} >= {torch.float32 if bits == 8 else torch.float64}
+    axis = plan_axis(config.grid, tile_positions(64, 10 - 5, 20 + 10))
+    x = features(table, config, tile.gain, [axis], [axis])
     assert x.abs().max() > 60
     want = _numpy_forward(weights, x[0].numpy().astype(np.int64)).transpose(1, 2, 0)
-    got = field.block(table, (10, 10), (20, 20))
+    got = decode_block(config, tile, 64, (10, 10), (20, 20))
     assert got.dtype == np.uint8
     assert got.std() > 40
     assert np.array_equal(got, want)
 
 
 def test_a_pixel_is_the_same_in_any_block_and_thread_count() -> None:
-    field, table = IntegerField(CONFIG, 64, random_weights(CONFIG), CPU), random_table(CONFIG)
-    whole = field.block(table, (0, 0), (64, 64))
+    tile = tile_of(CONFIG, random_weights(CONFIG), random_table(CONFIG))
+    whole = decode_block(CONFIG, tile, 64, (0, 0), (64, 64))
     for x, y, w, h in ((0, 0, 64, 1), (13, 7, 30, 41), (63, 63, 1, 1)):
-        assert np.array_equal(field.block(table, (x, y), (w, h)), whole[y : y + h, x : x + w])
+        assert np.array_equal(decode_block(CONFIG, tile, 64, (x, y), (w, h)), whole[y : y + h, x : x + w])
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        assert np.array_equal(field.block(table, (0, 0), (64, 64)), whole)
+        assert np.array_equal(decode_block(CONFIG, tile, 64, (0, 0), (64, 64)), whole)
     finally:
         torch.set_num_threads(threads)
 
 
 def test_golden_pixels() -> None:
     """Holds the arithmetic for the future: the hash is of pixels that a released decoder has shown."""
-    field = IntegerField(CONFIG, 64, random_weights(CONFIG), CPU)
-    pixels = field.block(random_table(CONFIG), (0, 0), (64, 64))
+    pixels = decode_block(CONFIG, tile_of(CONFIG, random_weights(CONFIG), random_table(CONFIG)), 64, (0, 0), (64, 64))
     assert hashlib.sha256(pixels.tobytes()).hexdigest() == GOLDEN_BLOCK
-    tables = cinr._sine_table("cpu").numpy().astype(np.int8).tobytes() + cinr._sample_table("cpu").numpy().astype(
-        np.uint8
-    ).tobytes()  # fmt: skip
+    tables = (
+        sine_table("cpu").numpy().astype(np.int8).tobytes() + sample_table("cpu").numpy().astype(np.uint8).tobytes()
+    )
     assert hashlib.sha256(tables).hexdigest() == GOLDEN_TABLES
 
 
 def test_between_the_pixels() -> None:
     """Three samples a pixel: the middle ones are the pixels themselves, and the others lie between neighbours."""
-    weights = random_weights(CONFIG)
-    field, table = IntegerField(CONFIG, 64, weights, CPU), random_table(CONFIG)
-    fine, native = field.block(table, (20, 20), (8, 6), finer=3), field.block(table, (20, 20), (8, 6))
+    tile = tile_of(CONFIG, random_weights(CONFIG), random_table(CONFIG))
+    fine = decode_block(CONFIG, tile, 64, (20, 20), (8, 6), finer=3)
+    native = decode_block(CONFIG, tile, 64, (20, 20), (8, 6))
     assert fine.shape == (18, 24, 3)
     assert np.array_equal(fine[1::3, 1::3], native)
     assert not np.array_equal(fine[0::3, 0::3], native)
@@ -137,26 +146,26 @@ def test_between_the_pixels() -> None:
 
 def test_the_fit_sees_what_is_decoded() -> None:
     """The differentiable forward of the fit and the exact one differ by the sine table's steps only."""
-    field, table = IntegerField(CONFIG, 64, random_weights(CONFIG), CPU), random_table(CONFIG)
-    axis = plan_axis(CONFIG.grid, cinr.tile_positions(64, -5, 74))
-    x = cinr.features(table, CONFIG, field.gain, [axis], [axis], exact=False)
-    soft = cinr.forward(field.layers, x, exact=False)[0].permute(1, 2, 0).numpy()
-    hard = field.block(table, (0, 0), (64, 64))
+    tile = tile_of(CONFIG, random_weights(CONFIG), random_table(CONFIG))
+    axis = plan_axis(CONFIG.grid, tile_positions(64, -5, 74))
+    x = features(tile.table, CONFIG, tile.gain, [axis], [axis], exact=False)
+    soft = forward(CONFIG.layers(), tile.numbers, x, exact=False)[0].permute(1, 2, 0).numpy()
+    hard = decode_block(CONFIG, tile, 64, (0, 0), (64, 64))
     assert np.abs(soft - hard).mean() < 1.0
     assert np.percentile(np.abs(soft - hard), 90) < 2.5
 
 
 def test_hostile_multipliers_stay_in_the_table() -> None:
     weights = random_weights(CONFIG)
-    for name in CONFIG.weight_shapes():
-        weights[f"{name}.multiplier"][:] = 3e38
-    pixels = IntegerField(CONFIG, 64, weights, CPU).block(random_table(CONFIG), (0, 0), (16, 16))
+    for layer in CONFIG.layers():
+        weights[f"{layer.name}.multiplier"][:] = 3e38
+    pixels = decode_block(CONFIG, tile_of(CONFIG, weights, random_table(CONFIG)), 64, (0, 0), (16, 16))
     assert pixels.shape == (16, 16, 3)
 
 
 def test_tensors_are_exactly_those_expected() -> None:
     raw = tensors.pack(random_weights(CONFIG))
-    expected = CONFIG.weight_tensors()
+    expected = CONFIG.slide_tensors()
     assert set(tensors.unpack(raw, expected)) == set(expected)
     with pytest.raises(ValueError, match="not safetensors"):
         tensors.unpack(raw[:-1], expected)

@@ -15,7 +15,7 @@ from inrwsi.decode import Decoder
 from inrwsi.errors import CorruptFile, UnsupportedVersion
 from inrwsi.formats.header import AssociatedInfo, GridInfo, Header, SlideInfo
 from inrwsi.formats.writer import ContainerWriter
-from inrwsi.tiles import pack_table
+from inrwsi.tiles import pack_payload
 from tests.format.mutate import mutants
 from tests.test_cinr import CONFIG, random_table, random_weights
 
@@ -30,7 +30,7 @@ def _small_file(path: Path) -> bytes:
     weights = tensors.pack(random_weights(CONFIG))
     with ContainerWriter(path, header, weights=weights, icc=b"icc " * 9, preview=b"png", associated=[b"png"]) as writer:
         for n, ij in enumerate(((0, 0), (1, 0), (0, 1))):
-            writer.put_chunk(0, ij, pack_table(random_table(CONFIG, n).numpy().astype(np.int8)))
+            writer.put_chunk(0, ij, pack_payload(CONFIG, {"table": random_table(CONFIG, n).numpy().astype(np.int8)}))
         writer.put_blank(0, (1, 1), (250, 250, 250))
         writer.finish()
     return path.read_bytes()

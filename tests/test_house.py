@@ -23,7 +23,7 @@ LAYERS = (
     ),
     ("inrwsi.fit", "inrwsi.tiles", "inrwsi.octave_chunks", "inrwsi.octave_tiles", "inrwsi.options"),
     (
-        *("inrwsi.encode", "inrwsi.encode_common", "inrwsi.encode_cinr", "inrwsi.encode_octaves"),
+        *("inrwsi.encode", "inrwsi.encode_common", "inrwsi.encode_fields", "inrwsi.encode_octaves"),
         *("inrwsi.encode_fit", "inrwsi.encode_sample", "inrwsi.encode_units", "inrwsi.rate_control", "inrwsi.decode"),
     ),
     ("inrwsi.slide", "inrwsi.slide_file", "inrwsi.slide_parts", "inrwsi.export", "inrwsi.compare"),
@@ -151,7 +151,7 @@ def test_every_folder_is_looked_at() -> None:
             "inrwsi.decode, which is above",
         ),
         ("inrwsi.formats.container", "from inrwsi.formats import source", "inrwsi.formats.source, which is above"),
-        ("inrwsi.fields.grid", "import inrwsi.fit.cinr", "inrwsi.fit.cinr, which is above"),
+        ("inrwsi.fields.grid", "import inrwsi.fit.tables", "inrwsi.fit.tables, which is above"),
         ("inrwsi.decode", "from inrwsi.cli import main", "inrwsi.cli.main, which is above"),
         ("inrwsi.encode", "import benchmarks.measure", "benchmarks.measure, which is above"),
         ("inrwsi.formats.source", "def f():\n    import torch", "imports torch"),

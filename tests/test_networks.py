@@ -37,9 +37,9 @@ def test_state_has_one_weight_a_layer_under_its_name() -> None:
     assert set(state) == {f"{layer.name}.weight" for layer in layers}
     for layer in layers:
         assert state[f"{layer.name}.weight"].shape == (layer.outputs, layer.inputs, layer.kernel_px, layer.kernel_px)
-    sines = [layer.name for layer in layers if layer.activation == "sine"]
+    sines = [layer.name for layer in layers if layer.activation.name == "sine"]
     assert sines == ["cnn1.0", "cnn1.1", "cnn2.0", "cnn2.1", "last"]
-    assert [layer.name for layer in layers if layer.activation == "linear"] == ["mlp1.2", "mlp2.2"]
+    assert [layer.name for layer in layers if layer.activation.name == "linear"] == ["mlp1.2", "mlp2.2"]
 
 
 def test_forward_equals_the_formula_with_padded_convolutions() -> None:
@@ -91,18 +91,19 @@ def test_dilation_reads_the_same_neighbours_on_a_finer_grid(finer: int) -> None:
 
 
 def test_start_neither_collapses_nor_saturates() -> None:
-    net = DualFlowNet(DualFlowConfig(48, 128, 3), torch.Generator().manual_seed(3))
     phase_rms = {}
-    for layer in net.layers:
-        module = net.get_submodule(layer.name)
-        module.register_forward_hook(
-            lambda _m, _a, out, n=layer.name: phase_rms.update({n: out.square().mean().sqrt().item()})
-        )
-    x = torch.rand(1, 48, 18, 18, generator=torch.Generator().manual_seed(5)) * 2 - 1
-    out = net(x)
-    for layer in net.layers:
-        rms = phase_rms[layer.name] * (30 if layer.activation == "sine" else 1)
-        assert 0.1 < rms < 1.5, (layer.name, rms)
+
+    class Watched(DualFlowNet):
+        def run_layer(self, layer: Layer, x: torch.Tensor, dilation: int) -> torch.Tensor:
+            out = F.conv2d(x, self.get_submodule(layer.name).weight) * layer.omega
+            phase_rms[layer.name] = out.square().mean().sqrt().item()
+            return super().run_layer(layer, x, dilation)
+
+    net = Watched(DualFlowConfig(48, 128, 3), torch.Generator().manual_seed(3))
+    out = net(torch.rand(1, 48, 18, 18, generator=torch.Generator().manual_seed(5)) * 2 - 1)
+    assert len(phase_rms) == 11
+    for name, rms in phase_rms.items():
+        assert 0.1 < rms < 1.5, (name, rms)
     assert out.abs().max() <= 1
     assert out.std() > 0.1
 

@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 
 from inrwsi.errors import UsageError
-from inrwsi.options import MODEL_NAMES, OF_CINR, OF_OCTAVES, TARGETS, CinrSettings, EncodeOptions, OctavesSettings, flag
+from inrwsi.fields.models import config_class, model_names
+from inrwsi.options import (
+    OF_FIELDS,
+    OF_OCTAVES,
+    TARGETS,
+    EncodeOptions,
+    FieldSettings,
+    OctavesSettings,
+    flag,
+    known_models,
+)
 
 VALUES: dict[str, Any] = {
     **{"quality": 50, "psnr_db": 40, "ratio": 20, "size_bytes": 10_000, "effort": "best", "self_contained": True},
@@ -19,7 +29,8 @@ VALUES: dict[str, Any] = {
 def test_defaults() -> None:
     assert EncodeOptions().model == "octaves"
     assert EncodeOptions().octaves == OctavesSettings(quality=60, effort="default")
-    assert EncodeOptions("cinr").cinr == CinrSettings(bpp=4, passes=6, tile_px=512, weight_bits=8)
+    settings = EncodeOptions("cinr").field(tile_px=512, passes=6)
+    assert settings == FieldSettings(bpp=4, passes=6, tile_px=512, weight_bits=8)
 
 
 @pytest.mark.parametrize("name", OF_OCTAVES)
@@ -31,10 +42,12 @@ def test_settings_of_octaves(name: str) -> None:
         EncodeOptions("cinr", **{name: VALUES[name]})
 
 
-@pytest.mark.parametrize("name", OF_CINR)
-def test_settings_of_cinr(name: str) -> None:
-    assert getattr(EncodeOptions("cinr", **{name: VALUES[name]}).cinr, name) == VALUES[name]
-    with pytest.raises(UsageError, match=f"{flag(name)} is a setting of model cinr, and the model is octaves; leave"):
+@pytest.mark.parametrize("name", OF_FIELDS)
+def test_settings_of_fitted_models(name: str) -> None:
+    settings = EncodeOptions("siren", **{name: VALUES[name]}).field(tile_px=128, passes=60)
+    assert getattr(settings, name) == VALUES[name]
+    sentence = f"{flag(name)} is a setting of models that are fitted, and the model is octaves; leave it out"
+    with pytest.raises(UsageError, match=sentence):
         EncodeOptions(**{name: VALUES[name]})
 
 
@@ -46,7 +59,7 @@ def test_one_target() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("model", "mlp", "--model is mlp; it should be one of octaves, cinr"),
+        ("model", "mlp", "--model is mlp; it should be one of octaves, cinr, conv-inr, engp, fourier, inif, ngp"),
         ("tune", "ssim", "--tune is ssim; it should be one of psnr, ms-ssim"),
         ("quality", 101, "--quality is 101; it should be from 1 to 100"),
         ("psnr_db", 9, "--psnr is 9; it should be from 10 to 70 dB"),
@@ -61,7 +74,10 @@ def test_values_out_of_range(name: str, value: Any, sentence: str) -> None:
         EncodeOptions(**{name: value})
 
 
-def test_what_can_be_encoded_is_what_can_be_decoded() -> None:
-    from inrwsi.decode import MODELS
-
-    assert set(MODELS) == set(MODEL_NAMES)
+def test_a_model_is_a_file_with_its_config() -> None:
+    assert known_models() == ("octaves", *model_names())
+    for name in model_names():
+        config = config_class(name).for_bpp(6.0, 128, 3, 8)
+        assert config.name == name
+    with pytest.raises(KeyError):
+        config_class("octaves")

@@ -11,11 +11,12 @@ import torch
 
 from inrwsi.errors import BackendUnavailable
 from inrwsi.fields.backends import tcnn
-from inrwsi.fields.presets import PAPER_ENCODING, PAPER_NETWORK, PRESETS
+from inrwsi.fields.networks import INPUT, DualFlowConfig, dual_flow_layers
+from inrwsi.fields.presets import PAPER_ENCODING, PRESETS
 
 
 def test_paper_has_its_parameters_and_bits_a_pixel() -> None:
-    preset = PRESETS["paper"]
+    preset = PRESETS["cinr"]
     encoding, network = preset.build("meta")
     table = sum(p.numel() for p in encoding.parameters())
     weights = sum(p.numel() for p in network.parameters())
@@ -29,11 +30,19 @@ def test_paper_has_its_parameters_and_bits_a_pixel() -> None:
 
 
 def test_encodings_and_networks_of_presets_fit_together() -> None:
-    assert PRESETS["paper"].encoding is PAPER_ENCODING
-    assert PRESETS["paper"].network is PAPER_NETWORK
     for name, preset in PRESETS.items():
-        assert preset.encoding.outputs == preset.network.inputs, name
+        assert preset.encoding is PAPER_ENCODING, name
+        assert preset.encoding.outputs == preset.network[0].inputs == 48, name
+        assert preset.network[0].after == (INPUT,), name
         assert preset.source, name
+
+
+@pytest.mark.parametrize(("name", "weights", "layers"), [("ngp", 57_344, 5), ("engp", 475_136, 9)])
+def test_the_mlps_have_the_papers_counts(name: str, weights: int, layers: int) -> None:
+    """Lee et al., table 1: at 48 inputs and 16 padded outputs, without biases."""
+    _, network = PRESETS[name].build("meta")
+    assert sum(p.numel() for p in network.parameters()) == network.macs_per_pixel() == weights
+    assert [layer.activation.name for layer in network.layers] == ["relu"] * (layers - 1) + ["linear"]
 
 
 @pytest.fixture
@@ -83,8 +92,8 @@ def test_tiny_cuda_nn_is_given_the_same_grid(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_building_a_preset_off_meta_gives_modules_that_run() -> None:
-    paper = PRESETS["paper"]
-    network = replace(paper.network, inputs=4, width=4, channels=1)
+    paper = PRESETS["cinr"]
+    network = dual_flow_layers(DualFlowConfig(inputs=4, width=4, channels=1))
     encoding, net = replace(paper, encoding=replace(paper.encoding, levels=2), network=network).build("cpu")
     features = encoding(torch.rand(121, 2)).view(1, 11, 11, 4).permute(0, 3, 1, 2)
     assert net(features).shape == (1, 1, 1, 1)

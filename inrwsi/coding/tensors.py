@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -37,9 +38,36 @@ def unpack(raw: bytes, expected: Expected) -> dict[str, np.ndarray]:
         array = tensors[name]
         if array.shape != shape or array.dtype != np.dtype(dtype):
             raise ValueError(f"{name} is {array.dtype}{list(array.shape)}, should be {dtype}{list(shape)}")
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ValueError(f"{name} holds a value that is not finite")
+        _check_finite(name, array)
     return tensors
+
+
+def pack_bare(tensors: Mapping[str, np.ndarray], expected: Expected) -> bytes:
+    """The arrays one after another in the order of `expected`, little endian, without their names."""
+    return b"".join(tensors[n].astype(np.dtype(t).newbyteorder("<")).tobytes() for n, (_, t) in expected.items())
+
+
+def unpack_bare(raw: bytes, expected: Expected) -> dict[str, np.ndarray]:
+    """The inverse of `pack_bare`.
+
+    Raises:
+        ValueError: it has not the length of these arrays, or holds a NaN or infinity.
+    """
+    sizes = [math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in expected.values()]
+    if sum(sizes) != len(raw):
+        raise ValueError(f"its content is {len(raw)} bytes, should be {sum(sizes)}")
+    found, at = {}, 0
+    for (name, (shape, dtype)), size in zip(expected.items(), sizes, strict=True):
+        stored = np.frombuffer(raw, np.dtype(dtype).newbyteorder("<"), count=math.prod(shape), offset=at)
+        found[name] = stored.astype(dtype).reshape(shape)
+        _check_finite(name, found[name])
+        at += size
+    return found
+
+
+def _check_finite(name: str, array: np.ndarray) -> None:
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError(f"{name} holds a value that is not finite")
 
 
 def squeeze(raw: bytes) -> bytes:

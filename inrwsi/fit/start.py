@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from inrwsi.fields.cinr import HALO_PX, CinrConfig, tile_positions
 from inrwsi.fields.grid import FRACTION, plan_axis
+from inrwsi.fields.tables import TableConfig, tile_positions
 
 BIAS = 0.5  # of the last feature at the coarsest level: the constant that the network lacks
 
 
-def pyramid_start(config: CinrConfig, tile_px: int, pixels: np.ndarray) -> np.ndarray:
+def pyramid_start(config: TableConfig, tile_px: int, pixels: np.ndarray) -> np.ndarray:
     """A table whose first features, interpolated and summed over the levels, are nearly the tile.
 
     Hashed levels, whose entries serve several places, start at zero.
@@ -28,10 +28,11 @@ def pyramid_start(config: CinrConfig, tile_px: int, pixels: np.ndarray) -> np.nd
     """
     table = np.zeros((config.grid.entry_count, config.features), np.float32)
     h, w = pixels.shape[:2]
-    padded = np.pad(pixels, ((HALO_PX, HALO_PX), (HALO_PX, HALO_PX), (0, 0)), mode="edge")
+    halo = config.halo_px
+    padded = np.pad(pixels, ((halo, halo), (halo, halo), (0, 0)), mode="edge")
     rest = opponent(padded / np.float32(127.5) - 1)[..., : config.features]
-    rows = plan_axis(config.grid, tile_positions(tile_px, -HALO_PX, h + 2 * HALO_PX))
-    columns = plan_axis(config.grid, tile_positions(tile_px, -HALO_PX, w + 2 * HALO_PX))
+    rows = plan_axis(config.grid, tile_positions(tile_px, -halo, h + 2 * halo))
+    columns = plan_axis(config.grid, tile_positions(tile_px, -halo, w + 2 * halo))
     for number, level in enumerate(config.grid.layout()):
         if level.hashed:
             continue

@@ -53,11 +53,11 @@ def picture(folder: Path) -> Path:
 @pytest.fixture(scope="package")
 def cinr(folder: Path, picture: Path) -> Path:
     """`picture`, encoded by the command line, with a fit of a few steps: what it looks like is not the point here."""
-    import inrwsi.encode_cinr
+    import inrwsi.encode_fields
 
     path = folder / "slide.cinr"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inrwsi.encode_cinr, "NETWORK_STEPS_A_PASS", 3)
+        patch.setattr(inrwsi.encode_fields, "NETWORK_STEPS_A_PASS", 3)
         result = run("encode", picture, "-o", path, "--source-mpp", 0.5, "--objective-power", 20, *ENCODE)
     assert (result.exit_code, result.output) == (0, "")
     return path

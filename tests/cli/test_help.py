@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import click
 import pytest
 
 from inrwsi import __version__
 from inrwsi.cli.main import main
 from inrwsi.errors import UsageError
-from inrwsi.options import OF_CINR, OF_OCTAVES, CinrSettings, EncodeOptions
+from inrwsi.fields.models import config_class, model_names
+from inrwsi.options import OF_FIELDS, OF_OCTAVES, EncodeOptions
 from tests.cli.conftest import run, told
 
 
@@ -26,7 +25,7 @@ from tests.cli.conftest import run, told
                 "--psnr DB",
                 "--ratio N",
                 "--size BYTES",
-                "--model [octaves|cinr]",
+                "--model NAME",
                 "--effort [fast|default|best]",
                 "--bpp BITS",
                 "--passes N",
@@ -76,19 +75,25 @@ def test_defaults_are_those_of_the_library() -> None:
     command = main.commands["encode"]
     defaults = command.make_context("encode", ["x.png", "-o", "x.cinr"]).params
     options = EncodeOptions()
-    for name in ("model", *OF_OCTAVES, *OF_CINR, "seed", "device", "memory_mb"):
+    for name in ("model", *OF_OCTAVES, *OF_FIELDS, "seed", "device", "memory_mb"):
         assert defaults[name] == getattr(options, name), name
     shown = {p.name: getattr(p, "help", None) or "" for p in main.commands["encode"].params}
     assert shown["effort"].endswith("[default: default]")
-    for name, value in {**asdict(CinrSettings()), "quality": options.octaves.quality}.items():
+    for name, value in {"bpp": 4, "weight_bits": 8, "quality": options.octaves.quality}.items():
         assert shown[name].endswith(f"[default: {value:g}]")
+        assert value == getattr(options.octaves if name == "quality" else options.field(tile_px=1, passes=1), name)
+    kinds = [config_class(name) for name in model_names()]
+    assert {(kind.tile_px, kind.passes) for kind in kinds} == {(512, 6), (128, 60), (256, 60)}
+    assert shown["passes"].endswith("[default: 6; where each tile has a network of its own 60]")
+    assert shown["tile_px"].endswith("[default: 512; for networks 128, of fourier 256]")
+    assert all(name in shown["model"] for name in model_names())
     ends = {"quality": (1, 100), "psnr_db": (10, 70), "ratio": (1, 1_000_000), "seed": (0, 2**32 - 1)}
     ends |= {"bpp": (0.02, 24), "passes": (1, 10000), "tile_px": (64, 2048)}
     for name, (low, high) in ends.items():
         param = next(p for p in main.commands["encode"].params if p.name == name)
         assert isinstance(param.type, click.FloatRange | click.IntRange)
         assert (param.type.min, param.type.max) == (low, high)
-        model = "cinr" if name in OF_CINR else "octaves"
+        model = "cinr" if name in OF_FIELDS else "octaves"
         for inside, outside in ((low, low - 0.01), (high, high + 1)):
             EncodeOptions(model=model, **{name: inside})
             with pytest.raises(UsageError, match=param.opts[-1]):

@@ -52,12 +52,16 @@ def test_mistakes_are_told_without_torch(folder: Path, picture: Path, hollow: Pa
         (("encode", picture, "-o", "x.tif"), 2, "x.tif: the output's name should end in .cinr"),
         (("encode", picture, "-o", "none/x.cinr"), 2, "the folder none is not there"),
         (("encode", picture, "-o", "there.cinr"), 2, "there.cinr: is there already; give --overwrite"),
-        (("encode", picture, "-o", "x.cinr", "--model", "mlp"), 2, "'mlp' is not"),
+        (
+            ("encode", picture, "-o", "x.cinr", "--model", "mlp"),
+            2,
+            "--model is mlp; it should be one of octaves,",
+        ),
         (("encode", picture, "-o", "x.cinr", "--bpp", "0"), 2, "0.0 is not in the range"),
         (
             ("encode", picture, "-o", "x.cinr", "--bpp", "2"),
             2,
-            "--bpp is a setting of model cinr, and the model is oct",
+            "--bpp is a setting of models that are fitted, and the model is oct",
         ),
         (("encode", picture, "-o", "x.cinr", "--model", "cinr", "--psnr", "40"), 2, "--psnr is a setting of model oct"),
         (("encode", picture, "-o", "x.cinr", "--quality", "0"), 2, "0.0 is not in the range"),

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from crc32c import crc32c
 
-from inrwsi.fields.cinr import CinrConfig
+from inrwsi.fields.coordinates import CoordinateConfig
+from inrwsi.fields.models import config_class, model_names
+from inrwsi.fields.models.cinr import CinrConfig
 from inrwsi.formats import header, index, layout, metadata
 from inrwsi.formats.container import Container
 from inrwsi.formats.header import GridInfo, Header, SlideInfo
@@ -164,3 +166,15 @@ def test_annex_a_names_the_tables_of_the_decoder() -> None:
         r"^\| `(\w+)` \| (?:integer|number|string) \|", SPEC.split("### A.1")[1].split("### A.2")[0], re.M
     )
     assert sorted(keys) == sorted(f.name for f in dataclasses.fields(CinrConfig))
+
+
+def test_the_annexes_list_the_keys_of_every_model() -> None:
+    tables = [
+        set(re.findall(r"^\| `(\w+)` \| (?:integer|number|string) \|", part, re.M))
+        for part in SPEC.split("### C.1")[1].split("### C.2")[0].split("Keys of `model` of `fourier`")
+    ]
+    for name in model_names():
+        kind = config_class(name)
+        assert re.search(rf"^- 1\.0: .*`{name}`", SPEC, re.M), name
+        if issubclass(kind, CoordinateConfig):
+            assert {f.name for f in dataclasses.fields(kind)} == tables[name == "fourier"], name

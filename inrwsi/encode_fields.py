@@ -1,24 +1,33 @@
-"""Model `cinr`: scan, fit the network, fit every tile, write."""
+"""Models that are fitted by descent: scan, fit what all tiles share, fit every tile, write."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from inrwsi.coding import tensors
 from inrwsi.config import to_dict
 from inrwsi.encode_common import Outcome, Sections, Task, about, db, header_of, write_file
-from inrwsi.fields.cinr import CinrConfig, IntegerField, config_for_bpp
-from inrwsi.fit.cinr import NetworkFit, Patch, fit_tile
+from inrwsi.fields.coordinates import CoordinateConfig
+from inrwsi.fields.field import FieldConfig, Tile
+from inrwsi.fields.models import config_class
+from inrwsi.fields.tables import TableConfig
+from inrwsi.fit import networks, tables
+from inrwsi.fit.patches import Patch
 from inrwsi.formats.header import GridInfo, Header
 from inrwsi.geometry import Rect, chunk_rect
 from inrwsi.job import Job
 from inrwsi.memory import give_back_free_pages
+from inrwsi.options import FieldSettings
 from inrwsi.progress import Progress
-from inrwsi.tiles import pack_table
+from inrwsi.tiles import pack_payload
 from inrwsi.tissue import glass_colour, is_blank
+
+C = TypeVar("C", bound=FieldConfig)
+Fitted = tuple[int, float, dict[str, np.ndarray] | None]
 
 SAMPLE_TILES = 16
 BATCH = 2
@@ -27,19 +36,25 @@ CHECKPOINT_SECONDS = 20.0
 
 
 def encode(task: Task) -> Outcome:
-    """Encode with model `cinr`; called by `encode.encode`, which checks first."""
-    settings = task.options.cinr
-    config = config_for_bpp(settings.bpp, settings.tile_px, task.source.channels, settings.weight_bits)
+    """Encode with a model of `fields.models`; called by `encode.encode`, which checks first."""
+    kind = config_class(task.options.model)
+    settings = task.options.field(tile_px=kind.tile_px, passes=kind.passes)
+    config = kind.for_bpp(settings.bpp, settings.tile_px, task.source.channels, settings.weight_bits)
     model = to_dict(config)
     header = header_of(task, GridInfo(chunk_px=settings.tile_px, octaves=(0,)), model)
-    # The tiles that the network is fitted to are as many as the memory allows.
+    # The tiles that a network is fitted to are as many as the memory allows.
     same = {**about(task, model, settings), "memory_mb": task.options.memory_mb}
     job = Job(task.out, same, resume=task.resume, overwrite=task.overwrite)
     try:
-        coder = _Coder(task, header, config, job)
+        if isinstance(config, TableConfig):
+            coder: _Coder[Any] = _TableCoder(task, header, config, settings, job)
+        elif isinstance(config, CoordinateConfig):
+            coder = _NetworkCoder(task, header, config, settings, job)
+        else:
+            raise TypeError(f"{kind.__name__} is neither a TableConfig nor a CoordinateConfig")
         coder.scan(glass_colour(task.overview, task.source.background))
-        weights = coder.fit_network(task.tissue)
-        coder.fit_tiles(task.tissue)
+        weights = coder.fit_shared()
+        coder.fit_tiles()
 
         def written(done: int, total: int) -> None:
             task.report(Progress("write", done, total, "tiles"))
@@ -52,18 +67,15 @@ def encode(task: Task) -> Outcome:
     return Outcome(cinr_bytes, header.chunk_count - coded, coded)
 
 
-class _Coder:
+class _Coder(Generic[C]):
     """The stages of one encoding; each goes on from what the job holds."""
 
-    def __init__(self, task: Task, header: Header, config: CinrConfig, job: Job) -> None:
+    def __init__(self, task: Task, header: Header, config: C, settings: FieldSettings, job: Job) -> None:
         self.source, self.header, self.config = task.source, header, config
-        self.settings, self.seed = task.options.cinr, task.options.seed
+        self.settings, self.seed, self.tissue = settings, task.options.seed, task.tissue
         self.memory_bytes = task.options.memory_mb * 2**20
         self.job, self.device, self.report = job, task.device, task.report
         self.coded: list[int] = []
-        self.field: IntegerField | None = None
-        self.sampled: dict[int, np.ndarray] = {}
-        self.fit: NetworkFit | None = None
 
     def _rect(self, number: int) -> Rect:
         _, ij = self.header.chunk_at(number)
@@ -88,11 +100,62 @@ class _Coder:
                 self.job.put(number, bytes(colour), blank=True)
             self.report(Progress("scan", number + 1, count, "tiles", f"{len(self.coded)} with tissue"))
 
-    def fit_network(self, tissue: np.ndarray) -> bytes:
-        """Fit and freeze the network, or take it from the job. Returns the file's weights."""
-        chosen = self._sample(tissue)
+    def fit_shared(self) -> bytes | None:
+        """Fit what all tiles share, or take it from the job. Returns the file's weights, if it has any."""
+        return None
+
+    def fit_tiles(self) -> None:
+        """Fit every coded chunk that the job does not hold yet."""
+        sizes = [self._tile_mpx(n) for n in self.coded]
+        total, done = sum(sizes), 0.0
+        for number, size in zip(self.coded, sizes, strict=True):
+            if number not in self.job:
+                seen = 0.0
+                for pixels, mse, arrays in self._fit_tile(number):
+                    seen = min(size, seen + pixels / 1e6)
+                    if arrays is not None:
+                        self.job.put(number, pack_payload(self.config, arrays), blank=False)
+                    self.report(Progress("tiles", done + seen, total, "Mpx", db(mse)))
+                give_back_free_pages()
+            done += size
+
+    def _tile_mpx(self, number: int) -> float:
+        rect = self._rect(number)
+        return rect.w * rect.h * self.settings.passes / 1e6
+
+    def _fit_tile(self, number: int) -> Iterator[Fitted]:
+        """(pixels fitted, mean squared error, None) a step, and last with the tensors of the tile."""
+        raise NotImplementedError
+
+
+class _NetworkCoder(_Coder[CoordinateConfig]):
+    """Of models of a network a tile."""
+
+    def _fit_tile(self, number: int) -> Iterator[Fitted]:
+        return networks.fit_tile(
+            self.config,
+            self.settings.tile_px,
+            self._pixels(number),
+            passes=self.settings.passes,
+            seed=(self.seed, number),
+            device=self.device,
+        )
+
+
+class _TableCoder(_Coder[TableConfig]):
+    """Of models of a table a tile under one network a slide."""
+
+    def __init__(self, task: Task, header: Header, config: TableConfig, settings: FieldSettings, job: Job) -> None:
+        super().__init__(task, header, config, settings, job)
+        self.shared: Tile | None = None
+        self.sampled: dict[int, np.ndarray] = {}
+        self.fit: tables.NetworkFit | None = None
+
+    def fit_shared(self) -> bytes | None:
+        """Fit and freeze the network."""
+        chosen = self._sample()
         tiles = [self._pixels(n) for n in chosen]
-        fit = NetworkFit(
+        fit = tables.NetworkFit(
             self.config,
             self.settings.tile_px,
             tiles,
@@ -115,57 +178,44 @@ class _Coder:
                 self.job.save_network(*fit.state())
                 saved = time.monotonic()
         frozen = fit.frozen()
-        self.field = IntegerField(self.config, self.settings.tile_px, frozen, self.device)
+        self.shared = self.config.slide_from(frozen, self.device)
         self.sampled = {n: fit.table(i) for i, n in enumerate(chosen)}
         self.fit = fit
         return tensors.pack(frozen)
 
-    def _sample(self, tissue: np.ndarray) -> list[int]:
+    def _sample(self) -> list[int]:
         """Tiles for the network's fit: drawn at random from those with the most tissue, within the memory setting."""
         tile_bytes = self.settings.tile_px**2 * self.source.channels + self.config.grid.parameter_count * 16
         count = max(1, min(SAMPLE_TILES, self.memory_bytes // 4 // tile_bytes))
         numbers = self.coded or [0]
-        shares = np.array([self._tissue_share(tissue, self._rect(n)) for n in numbers])
+        shares = np.array([self._tissue_share(self._rect(n)) for n in numbers])
         rich = [n for n, share in zip(numbers, shares, strict=True) if share >= min(0.5, shares.max())]
         rng = np.random.default_rng(self.seed)
         return sorted(int(n) for n in rng.permutation(rich)[:count])
 
-    def _tissue_share(self, tissue: np.ndarray, l0_rect: Rect) -> float:
-        """Share of a rectangle that the tissue map (h, w) counts."""
+    def _tissue_share(self, l0_rect: Rect) -> float:
+        """Share of a rectangle that the tissue map counts."""
         slide = self.header.slide
-        h, w = tissue.shape
+        h, w = self.tissue.shape
         x0, y0 = l0_rect.x * w // slide.width, l0_rect.y * h // slide.height
         x1 = max(x0 + 1, -(-(l0_rect.x + l0_rect.w) * w // slide.width))
         y1 = max(y0 + 1, -(-(l0_rect.y + l0_rect.h) * h // slide.height))
-        return float(tissue[y0:y1, x0:x1].mean())
+        return float(self.tissue[y0:y1, x0:x1].mean())
 
-    def fit_tiles(self, tissue: np.ndarray) -> None:
-        """Fit the table of every coded chunk that the job does not hold yet."""
-        sizes = [self._tile_mpx(n) for n in self.coded]
-        total, done = sum(sizes), 0.0
-        for number, size in zip(self.coded, sizes, strict=True):
-            if number not in self.job:
-                for fitted, mse in self._fit_tile(number, tissue):
-                    self.report(Progress("tiles", min(total, done + fitted), total, "Mpx", db(mse)))
-                give_back_free_pages()
-            done += size
-
-    def _tile_mpx(self, number: int) -> float:
-        rect = self._rect(number)
-        return rect.w * rect.h * self.settings.passes / 1e6
-
-    def _fit_tile(self, number: int, tissue: np.ndarray) -> Iterator[tuple[float, float]]:
-        if self.field is None or self.fit is None:
+    def _fit_tile(self, number: int) -> Iterator[Fitted]:
+        if self.shared is None or self.fit is None:
             raise RuntimeError("tiles are fitted after the network")
         pixels = self._pixels(number)
         start = self.sampled.get(number)
         tile = self._rect(number)
 
         def busy(patch: Patch) -> bool:
-            return self._tissue_share(tissue, Rect(tile.x + patch.x, tile.y + patch.y, patch.w, patch.h)) > 0
+            return self._tissue_share(Rect(tile.x + patch.x, tile.y + patch.y, patch.w, patch.h)) > 0
 
-        steps = fit_tile(
-            self.field,
+        return tables.fit_tile(
+            self.config,
+            self.shared,
+            self.settings.tile_px,
             pixels,
             self.fit.start(pixels) if start is None else start,
             passes=self.settings.passes,
@@ -173,9 +223,3 @@ class _Coder:
             seed=(self.seed, number),
             busy=busy,
         )
-        size, seen = self._tile_mpx(number), 0.0
-        for fitted, mse, table in steps:
-            seen += fitted / 1e6
-            if table is not None:
-                self.job.put(number, pack_table(table), blank=False)
-            yield min(seen, size), mse

@@ -1,0 +1,86 @@
+"""Fitting models of a network a tile: each tile alone, first in floats, then on the numbers that the file will hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inrwsi.fields.activations import SAMPLES_A_UNIT
+from inrwsi.fields.coordinates import CoordinateConfig, positions
+from inrwsi.fields.field import Span, forward
+from inrwsi.fields.networks import FieldNet
+from inrwsi.fit.patches import Patch, batches, cosine, patch_grid, phases, targets
+from inrwsi.fit.whole import frozen, measure_activations, quantise
+
+STEP_PX = 1024  # pixels a step, where a pixel can be seen alone
+PATCH_PX, PATCHES = 32, 2  # where it cannot: the side of patches, and how many a step
+FLOAT_SHARE = 0.7  # of the steps, before rounding begins
+BETAS = (0.9, 0.99)
+RATE_WIDTH = 48  # the width that `CoordinateConfig.learning_rate` is for
+
+
+def fit_tile(
+    config: CoordinateConfig,
+    tile_px: int,
+    pixels: np.ndarray,
+    *,
+    passes: int,
+    seed: Sequence[int],
+    device: torch.device,
+) -> Iterator[tuple[int, float, dict[str, np.ndarray] | None]]:
+    """Fit one tile's network.
+
+    Args:
+        tile_px: side of a whole tile.
+        pixels: (h, w, channels) uint8, the tile cut at the slide's edge.
+        passes: over the tile's pixels.
+
+    Yields:
+        (pixels fitted, mean squared error, None) a step, and at the end (0, mse, the tensors of `config.tile_tensors`).
+    """
+    rng = np.random.default_rng(list(seed))
+    net = FieldNet(config.layers(), torch.Generator().manual_seed(int(rng.integers(2**62)))).to(device)
+    rate = config.learning_rate * math.sqrt(RATE_WIDTH / config.width)
+    optimiser = torch.optim.Adam(net.parameters(), lr=rate, betas=BETAS)
+    schedule = [batch for _ in range(passes) for batch in _one_pass(config, pixels, rng)]
+    rounding_from = int(len(schedule) * FLOAT_SHARE)
+    out_scale: dict[str, float] = {}
+    unit, last, mse = config.encoding.unit, net.layers[-1].activation, 0.0
+    for step, batch in enumerate(schedule):
+        x = torch.cat([_inputs(config, tile_px, patch, device) for patch in batch])
+        if step == rounding_from:
+            out_scale = measure_activations(net, [x * unit])
+        optimiser.param_groups[0]["lr"] = rate * cosine(step, len(schedule))
+        if step < rounding_from:
+            y = net(x * unit) * SAMPLES_A_UNIT + last.sample_zero
+        else:
+            y = forward(net.layers, quantise(net, config, unit, out_scale), x, exact=False)
+        loss = torch.mean((y - targets([pixels], batch, device)) ** 2)
+        optimiser.zero_grad(set_to_none=True)
+        (loss / SAMPLES_A_UNIT**2).backward()
+        optimiser.step()
+        mse = float(loss.detach())
+        yield sum(p.w * p.h for p in batch), mse, None
+    numbers = quantise(net, config, unit, out_scale)
+    yield 0, mse, frozen(config, numbers)
+
+
+def _one_pass(config: CoordinateConfig, pixels: np.ndarray, rng: np.random.Generator) -> list[list[Patch]]:
+    """The batches of a pass over a tile."""
+    wh = (pixels.shape[1], pixels.shape[0])
+    if config.halo_px == 0:
+        return [[patch] for patch in phases(wh, STEP_PX, rng)]
+    return list(batches(patch_grid(wh, 0, rng, PATCH_PX), PATCHES, rng))
+
+
+def _inputs(config: CoordinateConfig, tile_px: int, patch: Patch, device: torch.device) -> Tensor:
+    """(1, n, h, w) whole numbers of a patch, with the halo that the network needs."""
+    rows, columns = (
+        positions(tile_px, Span(start, count, stride=patch.stride).widened(config.halo_px))
+        for start, count in ((patch.y, patch.h), (patch.x, patch.w))
+    )
+    return config.encoding(rows, columns, device)
