@@ -136,7 +136,7 @@ def test_siren_starts_as_its_theorem_says() -> None:
 
 
 def test_inif_learns_its_frequencies() -> None:
-    """The derivative by a channel's omega is that of cos(omega s): a fit moves it."""
+    """One a channel, which starts at omega and gets a gradient; SIREN has none. Multipliers hold what they become."""
     net = net_of("inif", width=6, hidden=1)
     omega = net.get_submodule("sine.1").omega
     assert torch.equal(omega, torch.full((6,), 30.0, dtype=torch.float64))
@@ -145,6 +145,14 @@ def test_inif_learns_its_frequencies() -> None:
     assert omega.grad.abs().min() > 0
     siren = net_of("siren", width=6, hidden=1)
     assert not any(n.endswith("omega") for n, _ in siren.named_parameters())
+    config, tensors = rounded("inif")
+    real = FieldNet(config.layers(), torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        real.get_submodule("sine.1").omega[0] = 60.0
+    doubled = frozen(config, quantise(real, config, config.encoding.unit, {}))
+    ratio = doubled["sine.1.multiplier"] / tensors["sine.1.multiplier"]
+    assert ratio[0] == pytest.approx(2, rel=1e-6)
+    assert np.array_equal(ratio[1:], np.ones(config.width - 1, np.float32))
 
 
 def test_gaussian_frequencies_are_integers_from_the_seed() -> None:
