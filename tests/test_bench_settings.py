@@ -1,0 +1,38 @@
+"""What settings are worth: files of a generated crop, and means of known curves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from inrwsi.benchmarks import settings
+from inrwsi.benchmarks.settings import SettingPoint, worth
+from inrwsi.sample import sample_region
+
+
+def points(image: str, variant: str, by: float) -> list[SettingPoint]:
+    """3 dB of PSNR, and of MS-SSIM's, for twice the bits."""
+    rates = (0.25, 0.5, 1.0, 2.0)
+    return [
+        SettingPoint(image, variant, n, 1, r * by, 30 + 3 * np.log2(r), 1 - 0.05 * 10 ** (-0.3 * np.log2(r)))
+        for n, r in enumerate(rates)
+    ]
+
+
+def test_worth_is_that_of_the_curves() -> None:
+    found = worth([p for i, by in (("a", 0.9), ("b", 0.8)) for p in (*points(i, "fast", 1), *points(i, "best", by))])
+    assert [(w.image, w.variant) for w in found] == [("a", "best"), ("b", "best"), ("all", "best")]
+    assert [w.psnr_percent for w in found] == pytest.approx([-10, -20, -15])
+    assert [w.ms_ssim_percent for w in found] == pytest.approx([-10, -20, -15])
+
+
+def test_points_are_of_files() -> None:
+    rgb = sample_region((900, 900), (256, 256), size_wh=(2048, 2048), seed=1)
+    made = {v: settings.point("a", rgb, v, 50.0) for v in settings.VARIANTS}
+    fast, best, tuned = (made[v] for v in ("fast", "best", "fast, tune ms-ssim"))
+    assert all(p.bpp == 8 * p.file_bytes / 256**2 for p in made.values())
+    assert best.psnr_db > fast.psnr_db + 0.05  # refined: fewer errors for about the same bytes
+    assert best.file_bytes < 1.01 * fast.file_bytes
+    assert tuned.file_bytes != fast.file_bytes
+    assert 30 < fast.psnr_db < 45
+    assert 0.9 < fast.ms_ssim < 1
