@@ -22,6 +22,7 @@ from .sampling import OVERVIEW_PX, TILE_PX, check_source, halved
 BONE_MARROW = ("bone-marrow-HE-0001_01.png", "bone-marrow-HE-0008_01.png")
 IMAGES = (*prior.TRAINED_ON, *prior.HELD_OUT, *BONE_MARROW)
 QUICK_IMAGES = ("duodenum-NET-HE.png", "lymph-node-anthracosis-HE.png", "stomach-pylori-IHC.png")
+ALSO_TRAINED_ON = ("slide-20x.tiff",)  # by --also, as README says of the released prior
 HALVED = ("CMU-1-Small-Region.svs",)  # the others are halved already, or clean as they are
 CROP_PX, QUICK_CROP_PX = 1536, 768
 
@@ -56,7 +57,7 @@ class Pixels:
 
 def group_of(name: str) -> str:
     """What the prior knows of a slide."""
-    if name in prior.TRAINED_ON:
+    if name in (*prior.TRAINED_ON, *ALSO_TRAINED_ON):
         return TRAINED
     return HELD_OUT if name in prior.HELD_OUT else NEVER
 

@@ -28,7 +28,7 @@ FLAGS = (
 SLIDE_WH = (6000, 4500)
 WINDOW_WH = (1200, 750)
 VIEW = "#x=2540&y=2300&zoom=1&compare=0.55"
-COLOURS = 256  # few, for a small file: it shows a page, not what a codec does to pixels
+JPEG_QUALITY = 82  # it shows a page, not what a codec does to pixels
 
 
 def find_browser() -> str | None:
@@ -82,7 +82,7 @@ def make_slide(folder: Path) -> Path:
 
 
 def shoot(out: Path) -> None:
-    """Write the picture, PNG."""
+    """Write the picture, JPEG."""
     from PIL import Image
     from playwright.sync_api import sync_playwright
 
@@ -102,12 +102,12 @@ def shoot(out: Path) -> None:
             tab.wait_for_selector("#psnr[data-state=measured]")
             picture = Image.open(io.BytesIO(tab.screenshot()))
             opened.close()
-        picture.convert("RGB").quantize(COLOURS, kmeans=2).save(out, optimize=True)
+        picture.convert("RGB").save(out, quality=JPEG_QUALITY, optimize=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("docs/viewer.png"), help="the picture to write")
+    parser.add_argument("--out", type=Path, default=Path("docs/viewer.jpg"), help="the picture to write")
     shoot(parser.parse_args().out)
 
 

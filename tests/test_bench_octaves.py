@@ -51,6 +51,7 @@ def slide_path(tissue: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_groups_are_those_of_the_prior() -> None:
     groups = {name: octaves_subjects.group_of(name) for name in IMAGES}
+    assert octaves_subjects.group_of("slide-20x.tiff") == TRAINED
     assert len(groups) == len(IMAGES) == 16
     assert {n for n, g in groups.items() if g == TRAINED} == set(prior.TRAINED_ON)
     assert {n for n, g in groups.items() if g == HELD_OUT} == set(prior.HELD_OUT)

@@ -133,3 +133,12 @@ def test_bars_of_times() -> None:
     assert (slowest.value, slowest.met, slowest.note) == (3.0, False, "1:1.9")
     assert bars["networks, kMAC a pixel"].met
     assert bars["entropy decoder, Msymbol/s a core"].met
+
+
+def test_ends_of_a_curve_are_on_it_whatever_the_rounding() -> None:
+    """A last point, through its rate's logarithm and back, lay beyond itself: the mean was no number."""
+    ours = [point("a", "octaves default", CROP, r * 0.8, 30 + 3 * np.log2(r)) for r in (0.1, 0.3, 0.7, 1.9, 4.0)]
+    for last in np.linspace(0.7, 1.9, 200):
+        theirs = [point("a", "jpegxl", CROP, r, 30 + 3 * np.log2(r)) for r in (0.29, 0.5, float(last))]
+        percent = compare(ours, theirs, CROP, "psnr_rgb").percent
+        assert percent is None or percent == pytest.approx(-20, abs=1.5)
