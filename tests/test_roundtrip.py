@@ -169,7 +169,7 @@ def test_a_resumed_encoding_gives_the_same_file(
     """Stopped in any stage: nothing under the final name, and going on ends in the same bytes."""
     monkeypatch.setattr("inrwsi.encode_fields.CHECKPOINT_SECONDS", 0.0)
     out = tmp_path / "slide.cinr"
-    options = EncodeOptions(model="cinr", tile_px=TILE_PX, passes=2, bpp=3.0, device="cpu")
+    options = EncodeOptions(model="cinr", tile_px=TILE_PX, passes=2, bpp=4.0, device="cpu")
     seen = 0
 
     def stop(progress: Progress) -> None:

@@ -10,6 +10,7 @@ asked with.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -27,6 +28,8 @@ MAX_TILE_PX = 4096
 BLOCK_PX = 128
 FINE_BITS = 16
 BIAS_MAX = 2**15 - 1
+
+STORED_BYTES = {"int8": 0.96, "int16": 1.9, "float32": 3.2}  # of a number after zstd, about
 
 Expected = dict[str, tuple[tuple[int, ...], str]]
 
@@ -105,7 +108,7 @@ class FieldConfig:
 
     @classmethod
     def for_bpp(cls, bpp: float, tile_px: int, channels: int, weight_bits: int) -> Self:
-        """The config that spends about `bpp` bits a pixel on a tile.
+        """The config that spends about `bpp` bits a pixel on a tile; rather more than less.
 
         Raises:
             UsageError: the model cannot be that small.
@@ -168,6 +171,11 @@ class FieldConfig:
             whole = None if bias is None else torch.from_numpy(np.array(bias)).to(device, torch.float32)
             ready[layer.name] = WholeLayer(weight.to(device, dtype), multiplier, whole)
         return ready
+
+
+def estimated_bytes(tensors: Expected) -> float:
+    """What such tensors take in the file, about."""
+    return sum(math.prod(shape) * STORED_BYTES[dtype] for shape, dtype in tensors.values())
 
 
 def forward(layers: Layers, numbers: Numbers, x: Tensor, *, dilation: int = 1, exact: bool = True) -> Tensor:
