@@ -33,7 +33,7 @@ GROUPS = (
     ("Output", ("out", "overwrite", "resume", "keep_associated")),
     ("Target (at most one)", ("quality", "psnr_db", "ratio", "size_bytes", "bpp")),
     ("Model", ("model", "effort", "tune", "self_contained", "seed")),
-    ("Of the other models", ("passes", "tile_px", "weight_bits")),
+    ("Of the other models", ("passes", "tile_px", "weight_bits", "prior", "prior_quality")),
     ("What the source does not say", ("source_mpp", "objective_power")),
     ("Running", ("device", "threads", "memory_mb", "quiet")),
 )
@@ -149,6 +149,18 @@ Examples:
     help="Bits of a weight of a network.  [default: 8]",
 )
 @click.option(
+    "--prior",
+    type=click.Choice(["jpeg", "jpegxl", "jpeg2000"]),
+    help="Of the other models. Hold each tile in this codec too, and have the field say what it lacks.  "
+    "[default: none]",
+)
+@click.option(
+    "--prior-quality",
+    type=click.FloatRange(1, 100),
+    metavar="Q",
+    help="Of the prior; of jpeg2000 it is a PSNR in dB.  [default: 30]",
+)
+@click.option(
     "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, metavar="N", help="Of all that is drawn."
 )
 @click.option(
@@ -198,6 +210,8 @@ def encode(
     passes: int | None,
     tile_px: int | None,
     weight_bits: str | None,
+    prior: str | None,
+    prior_quality: float | None,
     seed: int,
     source_mpp: float | None,
     objective_power: float | None,
@@ -231,6 +245,8 @@ def encode(
         passes=passes,
         tile_px=tile_px,
         weight_bits=None if weight_bits is None else int(weight_bits),
+        prior=prior,
+        prior_quality=prior_quality,
         seed=seed,
         device=device,
         memory_mb=memory_mb,

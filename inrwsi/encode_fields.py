@@ -4,7 +4,8 @@ A round is one choice of sizes. Where its first tiles show, or all of them, that
 round begins. In the job's folder, beside the blank chunks:
 
     rounds.json      bits a pixel that presets were chosen for, a round each; the last is under way
-    tiles-N.log      of round N, a record a tile: what its payload would take uncut (u32), and the payload
+    bases.log        the tiles' base layers, where there are any
+    tiles-N.log      of round N, a record a tile: what its field would take uncut (u32), and the field
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from inrwsi.coding import tensors
+from inrwsi.coding import base_layer, tensors
 from inrwsi.config import to_dict
 from inrwsi.encode_common import Outcome, Sections, Task, about, db, header_of, write_file
 from inrwsi.fields.coordinates import CoordinateConfig
@@ -33,7 +35,7 @@ from inrwsi.job import Job
 from inrwsi.memory import give_back_free_pages
 from inrwsi.options import DEFAULT_BPP, FIELD_TARGETS, MOST_BPP, FieldSettings
 from inrwsi.progress import Progress
-from inrwsi.tiles import pack_payload
+from inrwsi.tiles import join_payload, pack_payload
 from inrwsi.tissue import glass_colour, is_blank
 
 C = TypeVar("C", bound=FieldConfig)
@@ -64,6 +66,7 @@ def encode(task: Task) -> Outcome:
         else:
             raise TypeError(f"{kind.__name__} is neither a TableConfig nor a CoordinateConfig")
         coder.scan(glass_colour(task.overview, task.source.background))
+        coder.code_bases()
         coder.meet_target()
         cinr_bytes = coder.write(task.out)
         job.discard()
@@ -89,12 +92,16 @@ class _Coder(Generic[C]):
         self.header = self._header({"name": kind.name})  # its grid holds for all rounds
 
     def _header(self, model: dict[str, Any]) -> Header:
-        return header_of(self.task, GridInfo(chunk_px=self.settings.tile_px, octaves=(0,)), model)
+        header = header_of(self.task, GridInfo(chunk_px=self.settings.tile_px, octaves=(0,)), model)
+        if self.settings.prior is None:
+            return header
+        return replace(header, software={**header.software, **base_layer.software(self.settings.prior)})
 
     def _choose(self, bpp: float) -> None:
         """Take the preset that spends about `bpp` bits a pixel on a tile."""
         settings = self.settings
-        self.config = self.kind.for_bpp(bpp, settings.tile_px, self.source.channels, settings.weight_bits)
+        config = self.kind.for_bpp(bpp, settings.tile_px, self.source.channels, settings.weight_bits)
+        self.config = replace(config, base_layer=settings.prior)
         self.header = self._header(to_dict(self.config))
 
     def _rect(self, number: int) -> Rect:
@@ -126,6 +133,29 @@ class _Coder(Generic[C]):
             self.report(Progress("scan", number + 1, count, "tiles", f"{len(self.coded)} with tissue"))
         self.job.save_state("scan", {"coded": self.coded})
 
+    def code_bases(self) -> None:
+        """Code the base layers of all tiles that are not blank, where there is to be one."""
+        if self.settings.prior is None:
+            return
+        log, count = self.job.log("bases"), len(self.coded)
+        for done, number in enumerate(self.coded):
+            if number not in log:
+                pixels = self._pixels(number)
+                log.put(number, base_layer.encode(self.settings.prior, pixels, self.settings.prior_quality))
+                self.report(Progress("prior", done + 1, count, "tiles", self.settings.prior))
+
+    def _base(self, number: int) -> bytes:
+        """A tile's base layer; of no bytes where there is none."""
+        return b"" if self.settings.prior is None else self.job.log("bases").get(number)
+
+    def _target(self, number: int) -> np.ndarray:
+        """What a tile's field is fitted to, (h, w, channels) uint8: its pixels, or what the base layer lacks."""
+        pixels = self._pixels(number)
+        if self.settings.prior is None or number not in self.job.log("bases"):  # of a blank slide the network has one
+            return pixels
+        shape = (pixels.shape[0], pixels.shape[1], self.source.channels)
+        return base_layer.residual(pixels, base_layer.decode(self.settings.prior, self._base(number), shape))
+
     def meet_target(self) -> None:
         """Fit rounds until one meets the target.
 
@@ -137,7 +167,8 @@ class _Coder(Generic[C]):
         value = getattr(self.settings, option) if option else DEFAULT_BPP
         raw_bytes = self.source.width * self.source.height * self.source.channels
         coded_px = sum(map(self._px, self.coded))
-        self.target = Target(option or "bpp", value, raw_bytes, coded_px, self.kind.name)
+        bases = [len(join_payload(base, b"")) for base in map(self._base, self.coded)]
+        self.target = Target(option or "bpp", value, raw_bytes, coded_px, self.kind.name, sum(bases))
         rounds = self.job.load_state("rounds").get("bpp") or [self._first_bpp()]
         while True:
             self.number = len(rounds) - 1
@@ -251,7 +282,9 @@ class _Coder(Generic[C]):
             self.report(Progress("write", done, total, "tiles"))
 
         chunks = (
-            (n, self.job.get(n), True) if n in self.job else (n, log.get(n)[_UNCUT.size :], False)
+            (n, self.job.get(n), True)
+            if n in self.job
+            else (n, join_payload(self._base(n), log.get(n)[_UNCUT.size :]), False)
             for n in self._numbers()
         )
         return write_file(path, self.header, self.weights, self.sections, chunks, written)
@@ -267,7 +300,7 @@ class _NetworkCoder(_Coder[CoordinateConfig]):
         return networks.fit_tile(
             self.config,
             self.settings.tile_px,
-            self._pixels(number),
+            self._target(number),
             passes=self.settings.passes,
             seed=(self.seed, number),
             device=self.device,
@@ -289,7 +322,7 @@ class _TableCoder(_Coder[TableConfig]):
     def fit_shared(self) -> bytes | None:
         """Fit and freeze the network."""
         chosen = self._sample()
-        tiles = [self._pixels(n) for n in chosen]
+        tiles = [self._target(n) for n in chosen]
         fit = tables.NetworkFit(
             self.config,
             self.settings.tile_px,
@@ -344,7 +377,7 @@ class _TableCoder(_Coder[TableConfig]):
     def _fit_tile(self, number: int, rate: Rate) -> Iterator[Fitted]:
         if self.shared is None or self.fit is None:
             raise RuntimeError("tiles are fitted after the network")
-        pixels = self._pixels(number)
+        pixels = self._target(number)
         start = self.sampled.get(number)
         tile = self._rect(number)
 

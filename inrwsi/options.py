@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from inrwsi.coding.base_layer import KINDS
 from inrwsi.errors import UnsupportedVersion, UsageError
 from inrwsi.fields.models import model_names
 from inrwsi.formats.container import Container
@@ -14,11 +15,12 @@ from inrwsi.formats.source import SlideSource
 EFFORTS = ("fast", "default", "best")
 OF_OCTAVES = ("quality", "psnr_db", "effort", "self_contained", "tune")
 TUNES = ("psnr", "ms-ssim")
-OF_FIELDS = ("bpp", "passes", "tile_px", "weight_bits")
+OF_FIELDS = ("bpp", "passes", "tile_px", "weight_bits", "prior", "prior_quality")
 TARGETS = ("quality", "psnr_db", "ratio", "size_bytes")
 FIELD_TARGETS = ("ratio", "size_bytes", "bpp")
 DEFAULT_QUALITY = 60.0
 DEFAULT_BPP, MOST_BPP = 4.0, 24.0
+DEFAULT_PRIOR_QUALITY = 30.0
 
 
 def known_models() -> tuple[str, ...]:
@@ -36,6 +38,8 @@ class FieldSettings:
     ratio: float | None = None
     size_bytes: int | None = None
     weight_bits: int = 8
+    prior: str | None = None
+    prior_quality: float = DEFAULT_PRIOR_QUALITY
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,9 @@ class EncodeOptions:
             tables under one network, 60 of a network a tile.
         tile_px: of fitted models, side of a tile, 64 to 2048. By default what the model says: 512 or 128.
         weight_bits: of fitted models, 8 or 16, of the networks' weights. 8 by default.
+        prior: of fitted models, a codec whose picture each tile holds and the field corrects: `jpeg`, `jpegxl` or
+            `jpeg2000`. None by default.
+        prior_quality: of the prior, 1 to 100; of jpeg2000 it is a PSNR in dB. 30 by default.
         seed: of everything random. The same seed, machine and settings give the same file.
         device: auto, cpu or cuda.
         keep_associated: names of the source's associated images to store.
@@ -93,6 +100,8 @@ class EncodeOptions:
     passes: int | None = None
     tile_px: int | None = None
     weight_bits: int | None = None
+    prior: str | None = None
+    prior_quality: float | None = None
     seed: int = 0
     device: str = "auto"
     keep_associated: tuple[str, ...] = ()
@@ -112,6 +121,8 @@ class EncodeOptions:
             ("passes", lambda v: 1 <= v <= 10000, "from 1 to 10000"),
             ("tile_px", lambda v: 64 <= v <= 2048, "from 64 to 2048"),
             ("weight_bits", lambda v: v in (8, 16), "8 or 16"),
+            ("prior", lambda v: v in KINDS, f"one of {', '.join(KINDS)}"),
+            ("prior_quality", lambda v: 1 <= v <= 100, "from 1 to 100"),
             ("seed", lambda v: 0 <= v < 2**32, "from 0 to 2^32 - 1"),
             ("memory_mb", lambda v: v >= 256, "at least 256"),
         )
@@ -127,6 +138,8 @@ class EncodeOptions:
                     f"{flag(name)} is a setting of {whose}, and the model is {self.model}; leave it out, or give "
                     f"--model {other}"
                 )
+        if self.prior_quality is not None and self.prior is None:
+            raise UsageError(f"--prior-quality is {self.prior_quality:g}, and there is no --prior; give one too")
         given = [flag(name) for name in (*TARGETS, "bpp") if getattr(self, name) is not None]
         if len(given) > 1:
             raise UsageError(f"{' and '.join(given)} are given; give one of them")

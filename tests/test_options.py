@@ -23,7 +23,8 @@ from inrwsi.options import (
 VALUES: dict[str, Any] = {
     **{"quality": 50, "psnr_db": 40, "ratio": 20, "size_bytes": 10_000, "effort": "best", "self_contained": True},
     "tune": "ms-ssim",
-    **{"bpp": 2.0, "passes": 3, "tile_px": 256, "weight_bits": 16},
+    **{"bpp": 2.0, "passes": 3, "tile_px": 256, "weight_bits": 16, "prior": "jpegxl"},
+    "prior_quality": 40,
 }
 
 
@@ -52,7 +53,8 @@ def test_settings_of_octaves(name: str) -> None:
 
 @pytest.mark.parametrize("name", OF_FIELDS)
 def test_settings_of_fitted_models(name: str) -> None:
-    settings = EncodeOptions("siren", **{name: VALUES[name]}).field(tile_px=128, passes=60)
+    more = {"prior": "jpeg"} if name == "prior_quality" else {}
+    settings = EncodeOptions("siren", **more, **{name: VALUES[name]}).field(tile_px=128, passes=60)
     assert getattr(settings, name) == VALUES[name]
     sentence = f"{flag(name)} is a setting of models that are fitted, and the model is octaves; leave it out"
     with pytest.raises(UsageError, match=sentence):

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from inrwsi.coding.base_layer import KINDS
 from inrwsi.config import check, check_int
 from inrwsi.fields.activations import RELU_MAX
 from inrwsi.fields.networks import INPUT, Layer, Layers, margins_px, run_layers
@@ -90,11 +91,13 @@ class FieldConfig:
         name: of the model; the subclass's default is the only value.
         channels: samples a pixel.
         weight_bits: of the network's weights, 8 or 16.
+        base_layer: the codec of the tiles' base layers, whose residual the field is; None where there are none.
     """
 
     name: str = ""
     channels: int
     weight_bits: int
+    base_layer: str | None = None
 
     tile_px: ClassVar[int] = 512  # where nobody says
     passes: ClassVar[int] = 6  # likewise
@@ -105,6 +108,7 @@ class FieldConfig:
         check(self.name == type(self).name, "name", self.name, type(self).name)
         check(self.weight_bits in (8, 16), "weight_bits", self.weight_bits, "8 or 16")
         check_int("channels", self.channels, 1, 16)
+        check(self.base_layer is None or self.base_layer in KINDS, "base_layer", self.base_layer, f"one of {KINDS}")
 
     @classmethod
     def for_bpp(cls, bpp: float, tile_px: int, channels: int, weight_bits: int) -> Self:

@@ -30,6 +30,7 @@ class Target:
         option: `ratio`, `size_bytes` or `bpp`, as of `EncodeOptions`.
         value: of it.
         raw_bytes: of the slide without compression, one a pixel and channel.
+        base_bytes: of the tiles' base layers, which are in their payloads and not the fit's affair.
         coded_px: pixels of the tiles that are not blank, of which `bpp` is.
         model: its name.
     """
@@ -39,6 +40,7 @@ class Target:
     raw_bytes: int
     coded_px: int
     model: str
+    base_bytes: int = 0
 
     @property
     def _of_file(self) -> bool:
@@ -52,16 +54,20 @@ class Target:
         return self.raw_bytes / self.value if self.option == "ratio" else self.value
 
     def payload_bytes(self, other_bytes: float) -> float:
-        """What is left for the tiles' payloads beside the `other_bytes` of the file."""
-        return self._bytes - self._of_file * other_bytes
+        """What is left for the tiles' fields beside the `other_bytes` of the file, which are in no payload."""
+        return self._bytes - self.base_bytes - self._of_file * other_bytes
 
     def met(self, payload_bytes: float, other_bytes: float) -> bool:
         """Whether it is met within the tolerance."""
-        return abs((payload_bytes + self._of_file * other_bytes) / max(self._bytes, 1) - 1) <= TOLERANCE
+        return abs(self._got(payload_bytes, other_bytes) / max(self._bytes, 1) - 1) <= TOLERANCE
+
+    def _got(self, payload_bytes: float, other_bytes: float) -> float:
+        """What `_bytes` has become."""
+        return payload_bytes + self.base_bytes + self._of_file * other_bytes
 
     def unreachable(self, payload_bytes: float, other_bytes: float) -> UsageError:
         """What to raise where nothing that can be chosen meets it; the bytes are the nearest that were found."""
-        got = max(1.0, payload_bytes + self._of_file * other_bytes)
+        got = max(1.0, self._got(payload_bytes, other_bytes))
         name = {"size_bytes": "size"}.get(self.option, self.option)
         said = {
             "bpp": f"{8 * got / max(1, self.coded_px):.3g}",
