@@ -7,6 +7,8 @@ otherwise, and the picture is then off by that.
 
 from __future__ import annotations
 
+from typing import Any
+
 import imagecodecs
 import numpy as np
 
@@ -22,12 +24,13 @@ def encode(kind: str, pixels: np.ndarray, quality: float) -> bytes:
         quality: of jpeg and jpegxl, 1 to 100; of jpeg2000 the PSNR to aim at, in dB.
     """
     flat = np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    level: Any = quality  # libraries take parts of a level that their annotations do not know of
     if kind == "jpeg":
         data = imagecodecs.jpeg8_encode(flat, level=round(quality), subsampling="444", optimize=True)
     elif kind == "jpegxl":
-        data = imagecodecs.jpegxl_encode(flat, level=quality)
+        data = imagecodecs.jpegxl_encode(flat, level=level)
     else:
-        data = imagecodecs.jpeg2k_encode(flat, level=quality, reversible=True, codecformat="j2k")
+        data = imagecodecs.jpeg2k_encode(flat, level=level, reversible=True, codecformat="j2k")
     return bytes(data)
 
 
@@ -39,9 +42,14 @@ def decode(kind: str, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     """
     # With a buffer of its own size given, a picture that claims another one is an error and not an allocation.
     out = np.empty(shape if shape[2] > 1 else shape[:2], np.uint8)
-    read = {"jpeg": imagecodecs.jpeg8_decode, "jpegxl": imagecodecs.jpegxl_decode}.get(kind, imagecodecs.jpeg2k_decode)
     try:
-        return np.asarray(read(data, out=out)).reshape(shape)
+        if kind == "jpeg":
+            imagecodecs.jpeg8_decode(data, out=out)
+        elif kind == "jpegxl":
+            imagecodecs.jpegxl_decode(data, out=out)
+        else:
+            imagecodecs.jpeg2k_decode(data, out=out)
+        return out.reshape(shape)
     except (RuntimeError, ValueError) as error:  # the codecs' own errors are of the former
         raise ValueError(f"the {kind} base layer does not decode ({str(error)[:80]})") from None
 
