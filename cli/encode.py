@@ -31,9 +31,9 @@ ALL_BUT_NAMED = "\0all"  # cannot be typed, so it is no image's name
 SHOWS_A_NAME = ("label", "macro", "overview")
 GROUPS = (
     ("Output", ("out", "overwrite", "resume", "keep_associated")),
-    ("Target (at most one)", ("quality", "psnr_db", "ratio", "size_bytes")),
+    ("Target (at most one)", ("quality", "psnr_db", "ratio", "size_bytes", "bpp")),
     ("Model", ("model", "effort", "tune", "self_contained", "seed")),
-    ("Of the other models, in place of a target", ("bpp", "passes", "tile_px", "weight_bits")),
+    ("Of the other models", ("passes", "tile_px", "weight_bits", "prior", "prior_quality")),
     ("What the source does not say", ("source_mpp", "objective_power")),
     ("Running", ("device", "threads", "memory_mb", "quiet")),
 )
@@ -73,15 +73,15 @@ Examples:
     "--quality",
     type=click.FloatRange(1, 100),
     metavar="Q",
-    help="A fixed step of the quantiser, the same for every slide: 20 grey levels at 60, 10 at 78. No search, so the "
-    "fastest.  [default: 60]",
+    help="Of octaves. A fixed step of the quantiser, the same for every slide: 20 grey levels at 60, 10 at 78. "
+    "No search, so the fastest.  [default: 60]",
 )
 @click.option(
     "--psnr",
     "psnr_db",
     type=click.FloatRange(10, 70),
     metavar="DB",
-    help="PSNR of RGB over the whole slide, glass and all; met within 0.1 dB.",
+    help="Of octaves. PSNR of RGB over the whole slide, glass and all; met within 0.1 dB.",
 )
 @click.option(
     "--ratio",
@@ -126,7 +126,8 @@ Examples:
     "--bpp",
     type=click.FloatRange(0.02, 24),
     metavar="BITS",
-    help="Bits to spend on a pixel of tissue. Glass costs next to nothing.  [default: 4]",
+    help="Of the other models. Bits a pixel of the tiles that are not blank, met within 2 %; header, index and what "
+    "the tiles share come on top.  [default: 4]",
 )
 @click.option(
     "--passes",
@@ -146,6 +147,18 @@ Examples:
     "--weight-bits",
     type=click.Choice(["8", "16"]),
     help="Bits of a weight of a network.  [default: 8]",
+)
+@click.option(
+    "--prior",
+    type=click.Choice(["jpeg", "jpegxl", "jpeg2000"]),
+    help="Of the other models. Hold each tile in this codec too, and have the field say what it lacks.  "
+    "[default: none]",
+)
+@click.option(
+    "--prior-quality",
+    type=click.FloatRange(1, 100),
+    metavar="Q",
+    help="Of the prior; of jpeg2000 it is a PSNR in dB.  [default: 30]",
 )
 @click.option(
     "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, metavar="N", help="Of all that is drawn."
@@ -197,6 +210,8 @@ def encode(
     passes: int | None,
     tile_px: int | None,
     weight_bits: str | None,
+    prior: str | None,
+    prior_quality: float | None,
     seed: int,
     source_mpp: float | None,
     objective_power: float | None,
@@ -230,6 +245,8 @@ def encode(
         passes=passes,
         tile_px=tile_px,
         weight_bits=None if weight_bits is None else int(weight_bits),
+        prior=prior,
+        prior_quality=prior_quality,
         seed=seed,
         device=device,
         memory_mb=memory_mb,

@@ -157,6 +157,10 @@ class Job:
     def blank(self, number: int) -> bool:
         return self.log(_CHUNKS).flag(number)
 
+    def get(self, number: int) -> bytes:
+        """What `put` was given."""
+        return self.log(_CHUNKS).get(number)
+
     def chunks(self) -> Iterator[tuple[int, bytes, bool]]:
         """(number, payload, blank) of every finished chunk, in order of number."""
         log = self.log(_CHUNKS)
@@ -178,6 +182,10 @@ class Job:
             return tensors, json.loads(tensors.pop(_META).tobytes())
         except (SafetensorError, KeyError, ValueError):
             raise UsageError(f"{path}: is damaged; encode again with --overwrite") from None
+
+    def drop_network(self) -> None:
+        """Remove the network's checkpoint, if there is one."""
+        (self.folder / "network.safetensors").unlink(missing_ok=True)
 
     def save_state(self, name: str, state: dict[str, Any]) -> None:
         """Replace what `load_state` gives, whole. JSON values."""

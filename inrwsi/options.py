@@ -6,17 +6,21 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from inrwsi.coding.base_layer import KINDS
 from inrwsi.errors import UnsupportedVersion, UsageError
 from inrwsi.fields.models import model_names
 from inrwsi.formats.container import Container
 from inrwsi.formats.source import SlideSource
 
 EFFORTS = ("fast", "default", "best")
-OF_OCTAVES = ("quality", "psnr_db", "ratio", "size_bytes", "effort", "self_contained", "tune")
+OF_OCTAVES = ("quality", "psnr_db", "effort", "self_contained", "tune")
 TUNES = ("psnr", "ms-ssim")
-OF_FIELDS = ("bpp", "passes", "tile_px", "weight_bits")
+OF_FIELDS = ("bpp", "passes", "tile_px", "weight_bits", "prior", "prior_quality")
 TARGETS = ("quality", "psnr_db", "ratio", "size_bytes")
+FIELD_TARGETS = ("ratio", "size_bytes", "bpp")
 DEFAULT_QUALITY = 60.0
+DEFAULT_BPP, MOST_BPP = 4.0, 24.0
+DEFAULT_PRIOR_QUALITY = 30.0
 
 
 def known_models() -> tuple[str, ...]:
@@ -26,12 +30,16 @@ def known_models() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class FieldSettings:
-    """How to encode with a model that is fitted by descent; the attributes are those of `EncodeOptions`."""
+    """How to encode with a fitted model: attributes of `EncodeOptions`; at most one target is not None."""
 
     tile_px: int
     passes: int
-    bpp: float = 4.0
+    bpp: float | None = None
+    ratio: float | None = None
+    size_bytes: int | None = None
     weight_bits: int = 8
+    prior: str | None = None
+    prior_quality: float = DEFAULT_PRIOR_QUALITY
 
 
 @dataclass(frozen=True)
@@ -55,18 +63,22 @@ class EncodeOptions:
         model: `octaves`, or one of those that are fitted by descent (`fields.models`), such as `cinr`.
         quality: of octaves, 1 to 100: a fixed quantiser step, no search. 60 where no target is given.
         psnr_db: of octaves, PSNR of RGB over the whole slide, in dB, met within 0.1 dB.
-        ratio: of octaves, uncompressed bytes (one a pixel and channel) over the file's, met within 2 %.
-        size_bytes: of octaves, of the file, met within 2 %.
+        ratio: uncompressed bytes (one a pixel and channel) over the file's, met within 2 %.
+        size_bytes: of the file, met within 2 %.
         effort: of octaves, `fast`, `default` or `best`.
         self_contained: of octaves, hold all networks in the file, so that it needs no prior of the package. Files of
             which they are less than 1 % do so anyway.
         tune: of octaves, what the bits are spent for, `psnr` or `ms-ssim`: with the latter, more of them go where the
             slide is smooth. psnr by default.
-        bpp: of fitted models, target bits a pixel of tissue; chooses the sizes of tables or networks. 4 by default.
+        bpp: of fitted models, bits of the tiles that are not blank, a pixel of these, met within 2 %: without header,
+            index and what all tiles share. 4 by default, or less where the tiles do not need as much.
         passes: of fitted models, over every tile's pixels; time grows with it. By default what the model says: 6 of
             tables under one network, 60 of a network a tile.
         tile_px: of fitted models, side of a tile, 64 to 2048. By default what the model says: 512 or 128.
         weight_bits: of fitted models, 8 or 16, of the networks' weights. 8 by default.
+        prior: of fitted models, a codec whose picture each tile holds and the field corrects: `jpeg`, `jpegxl` or
+            `jpeg2000`. None by default.
+        prior_quality: of the prior, 1 to 100; of jpeg2000 it is a PSNR in dB. 30 by default.
         seed: of everything random. The same seed, machine and settings give the same file.
         device: auto, cpu or cuda.
         keep_associated: names of the source's associated images to store.
@@ -88,6 +100,8 @@ class EncodeOptions:
     passes: int | None = None
     tile_px: int | None = None
     weight_bits: int | None = None
+    prior: str | None = None
+    prior_quality: float | None = None
     seed: int = 0
     device: str = "auto"
     keep_associated: tuple[str, ...] = ()
@@ -103,10 +117,12 @@ class EncodeOptions:
             ("size_bytes", lambda v: 1 <= v <= 2**50, "at least 1 byte"),
             ("effort", lambda v: v in EFFORTS, f"one of {', '.join(EFFORTS)}"),
             ("tune", lambda v: v in TUNES, f"one of {', '.join(TUNES)}"),
-            ("bpp", lambda v: 0.02 <= v <= 24, "from 0.02 to 24 bits a pixel"),
+            ("bpp", lambda v: 0.02 <= v <= MOST_BPP, "from 0.02 to 24 bits a pixel"),
             ("passes", lambda v: 1 <= v <= 10000, "from 1 to 10000"),
             ("tile_px", lambda v: 64 <= v <= 2048, "from 64 to 2048"),
             ("weight_bits", lambda v: v in (8, 16), "8 or 16"),
+            ("prior", lambda v: v in KINDS, f"one of {', '.join(KINDS)}"),
+            ("prior_quality", lambda v: 1 <= v <= 100, "from 1 to 100"),
             ("seed", lambda v: 0 <= v < 2**32, "from 0 to 2^32 - 1"),
             ("memory_mb", lambda v: v >= 256, "at least 256"),
         )
@@ -122,7 +138,9 @@ class EncodeOptions:
                     f"{flag(name)} is a setting of {whose}, and the model is {self.model}; leave it out, or give "
                     f"--model {other}"
                 )
-        given = [flag(name) for name in TARGETS if getattr(self, name) is not None]
+        if self.prior_quality is not None and self.prior is None:
+            raise UsageError(f"--prior-quality is {self.prior_quality:g}, and there is no --prior; give one too")
+        given = [flag(name) for name in (*TARGETS, "bpp") if getattr(self, name) is not None]
         if len(given) > 1:
             raise UsageError(f"{' and '.join(given)} are given; give one of them")
 
@@ -144,7 +162,7 @@ class EncodeOptions:
 
     def field(self, *, tile_px: int, passes: int) -> FieldSettings:
         """The settings of a model that is fitted, resolved with what it says where nobody does."""
-        given = {name: v for name in OF_FIELDS if (v := getattr(self, name)) is not None}
+        given = {name: v for name in (*OF_FIELDS, "ratio", "size_bytes") if (v := getattr(self, name)) is not None}
         return FieldSettings(**{"tile_px": tile_px, "passes": passes, **given})
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 
-from inrwsi.coding import tensors
+from inrwsi.coding import base_layer, tensors
 from inrwsi.config import ConfigError, from_dict
 from inrwsi.errors import Cause, CorruptFile
 from inrwsi.fields.field import BLOCK_PX, MAX_TILE_PX, FieldConfig, Tile, decode_block
@@ -19,6 +20,7 @@ from inrwsi.lru import Lru
 from inrwsi.resample import Sampling
 
 MAX_FINER = 16
+_BASE_BYTES = struct.Struct("<I")
 MAX_PAYLOAD_BYTES = 2**25
 MAX_BLOCK_SAMPLES = 512  # along a side
 MAX_MAP_VALUES = 2**25  # of a layer: what bounds the memory of a block
@@ -118,7 +120,7 @@ class FieldTiles:
         """
         side = min(BLOCK_PX, max(8, self._most_side // finer)) * finer
         wanted = whole.intersect(rect)
-        tile = None
+        tile, base = None, None
         for y in range((wanted.y - whole.y) // side * side, wanted.y - whole.y + wanted.h, side):
             for x in range((wanted.x - whole.x) // side * side, wanted.x - whole.x + wanted.w, side):
                 w, h = min(side, whole.w - x), min(side, whole.h - y)
@@ -126,9 +128,11 @@ class FieldTiles:
                 samples = self._blocks.get(key)
                 if samples is None:
                     if tile is None:
-                        tile = self._tile(chunk_ij, payload)
+                        tile, base = self._tile(chunk_ij, payload, (whole.w // finer, whole.h // finer))
                     at, size = (x // finer, y // finer), (w // finer, h // finer)
                     samples = decode_block(self.config, tile, self._header.grid.chunk_px, at, size, finer)
+                    if base is not None:
+                        samples = base_layer.corrected(base_layer.between(base, at, size, finer), samples)
                     self._blocks.put(key, samples)
                 yield Rect(whole.x + x, whole.y + y, w, h), samples
 
@@ -141,20 +145,46 @@ class FieldTiles:
             self._payloads.put(chunk_ij, held)
         return held
 
-    def _tile(self, chunk_ij: tuple[int, int], payload: bytes) -> Tile:
+    def _tile(self, chunk_ij: tuple[int, int], payload: bytes, wh: tuple[int, int]) -> tuple[Tile, np.ndarray | None]:
+        """What a tile is decoded from, and its base layer, (h, w, channels) uint8, where the model has one."""
+        config = self.config
         try:
-            return self.config.tile_from(self._slide, unpack_payload(self.config, payload), self._device)
+            coded, field = split_payload(config, payload)
+            tile = config.tile_from(self._slide, unpack_payload(config, field), self._device)
+            if config.base_layer is None:
+                return tile, None
+            return tile, base_layer.decode(config.base_layer, coded, (wh[1], wh[0], config.channels))
         except ValueError as error:
             where = f"octave 0, column {chunk_ij[0]}, row {chunk_ij[1]}: {error}"
             raise CorruptFile(self._container.path, Cause.CHUNK, where) from None
 
 
 def pack_payload(config: FieldConfig, arrays: Mapping[str, np.ndarray]) -> bytes:
-    """A coded tile's payload, from the tensors of `config.tile_tensors`: a zstd frame of safetensors, or where the
-    config has none of their names, of the numbers alone."""
+    """The field of a coded tile, from the tensors of `config.tile_tensors`: a zstd frame of safetensors, or where the
+    config has none of their names, of the numbers alone. The tile's payload, but for base layers (`join_payload`)."""
     return tensors.squeeze(
         tensors.pack(arrays) if config.named_payload else tensors.pack_bare(arrays, config.tile_tensors())
     )
+
+
+def join_payload(base: bytes, field: bytes) -> bytes:
+    """The payload of a tile with a base layer; the field alone where `base` is of no bytes."""
+    return _BASE_BYTES.pack(len(base)) + base + field if base else field
+
+
+def split_payload(config: FieldConfig, payload: bytes) -> tuple[bytes, bytes]:
+    """Base layer and field of a payload; the former of no bytes where the config has none.
+
+    Raises:
+        ValueError: the payload is not of the spec.
+    """
+    if config.base_layer is None:
+        return b"", payload
+    size = _BASE_BYTES.unpack_from(payload)[0] if len(payload) >= _BASE_BYTES.size else len(payload)
+    end = _BASE_BYTES.size + size
+    if not 0 < size < len(payload) - _BASE_BYTES.size:
+        raise ValueError(f"its base layer has {size} bytes, and the payload {len(payload)}")
+    return payload[_BASE_BYTES.size : end], payload[end:]
 
 
 def unpack_payload(config: FieldConfig, payload: bytes) -> dict[str, np.ndarray]:

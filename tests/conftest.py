@@ -57,7 +57,7 @@ def encoded(tmp_path_factory: pytest.TempPathFactory, few_steps: None) -> Encode
 
     pixels, path = small_slide(), tmp_path_factory.mktemp("encoded") / "slide.cinr"
     with open_source(pixels, mpp_um=0.5, objective_power=20) as source:
-        options = EncodeOptions(model="cinr", tile_px=TILE_PX, passes=2, bpp=3.0, device="cpu")
+        options = EncodeOptions(model="cinr", tile_px=TILE_PX, passes=3, bpp=3.0, device="cpu")
         report = encode(source, path, options)
     return Encoded(pixels, path, report)
 

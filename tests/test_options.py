@@ -9,6 +9,7 @@ import pytest
 from inrwsi.errors import UsageError
 from inrwsi.fields.models import config_class, model_names
 from inrwsi.options import (
+    FIELD_TARGETS,
     OF_FIELDS,
     OF_OCTAVES,
     TARGETS,
@@ -22,7 +23,8 @@ from inrwsi.options import (
 VALUES: dict[str, Any] = {
     **{"quality": 50, "psnr_db": 40, "ratio": 20, "size_bytes": 10_000, "effort": "best", "self_contained": True},
     "tune": "ms-ssim",
-    **{"bpp": 2.0, "passes": 3, "tile_px": 256, "weight_bits": 16},
+    **{"bpp": 2.0, "passes": 3, "tile_px": 256, "weight_bits": 16, "prior": "jpegxl"},
+    "prior_quality": 40,
 }
 
 
@@ -30,7 +32,14 @@ def test_defaults() -> None:
     assert EncodeOptions().model == "octaves"
     assert EncodeOptions().octaves == OctavesSettings(quality=60, effort="default")
     settings = EncodeOptions("cinr").field(tile_px=512, passes=6)
-    assert settings == FieldSettings(bpp=4, passes=6, tile_px=512, weight_bits=8)
+    assert settings == FieldSettings(passes=6, tile_px=512, weight_bits=8)
+
+
+@pytest.mark.parametrize("name", ["ratio", "size_bytes"])
+def test_targets_of_all_models(name: str) -> None:
+    settings = EncodeOptions("siren", **{name: VALUES[name]}).field(tile_px=128, passes=60)
+    assert [getattr(settings, target) for target in FIELD_TARGETS if target != name] == [None, None]
+    assert getattr(settings, name) == getattr(EncodeOptions(**{name: VALUES[name]}).octaves, name) == VALUES[name]
 
 
 @pytest.mark.parametrize("name", OF_OCTAVES)
@@ -44,7 +53,8 @@ def test_settings_of_octaves(name: str) -> None:
 
 @pytest.mark.parametrize("name", OF_FIELDS)
 def test_settings_of_fitted_models(name: str) -> None:
-    settings = EncodeOptions("siren", **{name: VALUES[name]}).field(tile_px=128, passes=60)
+    more = {"prior": "jpeg"} if name == "prior_quality" else {}
+    settings = EncodeOptions("siren", **more, **{name: VALUES[name]}).field(tile_px=128, passes=60)
     assert getattr(settings, name) == VALUES[name]
     sentence = f"{flag(name)} is a setting of models that are fitted, and the model is octaves; leave it out"
     with pytest.raises(UsageError, match=sentence):
@@ -54,6 +64,8 @@ def test_settings_of_fitted_models(name: str) -> None:
 def test_one_target() -> None:
     with pytest.raises(UsageError, match="--quality and --size are given; give one of them"):
         EncodeOptions(quality=50, size_bytes=1000)
+    with pytest.raises(UsageError, match="--ratio and --bpp are given; give one of them"):
+        EncodeOptions("ngp", ratio=50, bpp=1)
 
 
 @pytest.mark.parametrize(

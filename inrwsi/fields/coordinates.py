@@ -7,7 +7,7 @@ has them, in units of 2^-15.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,13 +20,12 @@ from torch import Tensor
 from inrwsi.config import check_int
 from inrwsi.errors import UsageError
 from inrwsi.fields.activations import ACTIVATION_MAX, SINE_BITS, SINE_STEPS, look_up, sine_table
-from inrwsi.fields.field import Expected, FieldConfig, Span, Tile
+from inrwsi.fields.field import Expected, FieldConfig, Span, Tile, estimated_bytes
 
 POSITION_BITS = 15
 FREQUENCY_BITS = 8  # of a Fourier feature's frequency, after the point
 FREQUENCY_MAX = 2**20
 LEAST_WIDTH, MOST_WIDTH = 4, 512
-STORED_BYTES = {"int8": 0.96, "int16": 1.9, "float32": 3.2}  # of a number after zstd, about
 
 
 def positions(tile_px: int, span: Span) -> np.ndarray:
@@ -151,22 +150,22 @@ class CoordinateConfig(FieldConfig):
 
     @classmethod
     def for_bpp(cls, bpp: float, tile_px: int, channels: int = 3, weight_bits: int = 8) -> Self:
-        """The widest preset that the target pays for."""
+        """The narrowest preset that takes the target's bits."""
 
         def bits(width: int) -> float:
             return 8 * cls.of_width(width, channels, weight_bits).estimated_bytes() / tile_px**2
 
         if bits(LEAST_WIDTH) > bpp:
             raise UsageError(
-                f"--bpp is {bpp:g}, and model {cls.name} in tiles of {tile_px} pixels takes {bits(LEAST_WIDTH):.2g} at "
-                "least; give more bits, or larger tiles by --tile-px"
+                f"model {cls.name} in tiles of {tile_px} pixels takes {bits(LEAST_WIDTH):.2g} bits a pixel at least, "
+                f"and {bpp:.2g} are asked for; give more bits, or larger tiles by --tile-px"
             )
-        width = bisect_right(range(LEAST_WIDTH, MOST_WIDTH + 1), bpp, key=bits) + LEAST_WIDTH - 1
+        width = bisect_left(range(LEAST_WIDTH, MOST_WIDTH), bpp, key=bits) + LEAST_WIDTH
         return cls.of_width(width, channels, weight_bits)
 
     def estimated_bytes(self) -> float:
         """What a tile's network takes in the file, about."""
-        return sum(np.prod(shape) * STORED_BYTES[dtype] for shape, dtype in self.network_tensors().values())
+        return estimated_bytes(self.network_tensors())
 
     def slide_tensors(self) -> Expected:
         return {}

@@ -10,6 +10,7 @@ asked with.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -19,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from inrwsi.coding.base_layer import KINDS
 from inrwsi.config import check, check_int
 from inrwsi.fields.activations import RELU_MAX
 from inrwsi.fields.networks import INPUT, Layer, Layers, margins_px, run_layers
@@ -27,6 +29,8 @@ MAX_TILE_PX = 4096
 BLOCK_PX = 128
 FINE_BITS = 16
 BIAS_MAX = 2**15 - 1
+
+STORED_BYTES = {"int8": 0.96, "int16": 1.9, "float32": 3.2}  # of a number after zstd, about
 
 Expected = dict[str, tuple[tuple[int, ...], str]]
 
@@ -87,11 +91,13 @@ class FieldConfig:
         name: of the model; the subclass's default is the only value.
         channels: samples a pixel.
         weight_bits: of the network's weights, 8 or 16.
+        base_layer: the codec of the tiles' base layers, whose residual the field is; None where there are none.
     """
 
     name: str = ""
     channels: int
     weight_bits: int
+    base_layer: str | None = None
 
     tile_px: ClassVar[int] = 512  # where nobody says
     passes: ClassVar[int] = 6  # likewise
@@ -102,10 +108,11 @@ class FieldConfig:
         check(self.name == type(self).name, "name", self.name, type(self).name)
         check(self.weight_bits in (8, 16), "weight_bits", self.weight_bits, "8 or 16")
         check_int("channels", self.channels, 1, 16)
+        check(self.base_layer is None or self.base_layer in KINDS, "base_layer", self.base_layer, f"one of {KINDS}")
 
     @classmethod
     def for_bpp(cls, bpp: float, tile_px: int, channels: int, weight_bits: int) -> Self:
-        """The config that spends about `bpp` bits a pixel on a tile.
+        """The config that spends about `bpp` bits a pixel on a tile; rather more than less.
 
         Raises:
             UsageError: the model cannot be that small.
@@ -168,6 +175,11 @@ class FieldConfig:
             whole = None if bias is None else torch.from_numpy(np.array(bias)).to(device, torch.float32)
             ready[layer.name] = WholeLayer(weight.to(device, dtype), multiplier, whole)
         return ready
+
+
+def estimated_bytes(tensors: Expected) -> float:
+    """What such tensors take in the file, about."""
+    return sum(math.prod(shape) * STORED_BYTES[dtype] for shape, dtype in tensors.values())
 
 
 def forward(layers: Layers, numbers: Numbers, x: Tensor, *, dilation: int = 1, exact: bool = True) -> Tensor:

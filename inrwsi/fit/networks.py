@@ -14,6 +14,7 @@ from inrwsi.fields.coordinates import CoordinateConfig, positions
 from inrwsi.fields.field import Span, forward
 from inrwsi.fields.networks import FieldNet
 from inrwsi.fit.patches import Patch, batches, cosine, patch_grid, phases, targets
+from inrwsi.fit.rate import Cutter, Rate
 from inrwsi.fit.whole import frozen, measure_activations, quantise
 
 STEP_PX = 1024  # pixels a step, where a pixel can be seen alone
@@ -31,6 +32,7 @@ def fit_tile(
     passes: int,
     seed: Sequence[int],
     device: torch.device,
+    rate: Rate | None = None,
 ) -> Iterator[tuple[int, float, dict[str, np.ndarray] | None]]:
     """Fit one tile's network.
 
@@ -38,35 +40,41 @@ def fit_tile(
         tile_px: side of a whole tile.
         pixels: (h, w, channels) uint8, the tile cut at the slide's edge.
         passes: over the tile's pixels.
+        rate: what the tile may take; anything by default.
 
     Yields:
         (pixels fitted, mean squared error, None) a step, and at the end (0, mse, the tensors of `config.tile_tensors`).
     """
     rng = np.random.default_rng(list(seed))
     net = FieldNet(config.layers(), torch.Generator().manual_seed(int(rng.integers(2**62)))).to(device)
-    rate = config.learning_rate * math.sqrt(RATE_WIDTH / config.width)
-    optimiser = torch.optim.Adam(net.parameters(), lr=rate, betas=BETAS)
+    learning_rate = config.learning_rate * math.sqrt(RATE_WIDTH / config.width)
+    optimiser = torch.optim.Adam(net.parameters(), lr=learning_rate, betas=BETAS)
     schedule = [batch for _ in range(passes) for batch in _one_pass(config, pixels, rng)]
     rounding_from = int(len(schedule) * FLOAT_SHARE)
     out_scale: dict[str, float] = {}
+
+    def cut_to(cut: float) -> dict[str, np.ndarray]:
+        return frozen(config, quantise(net, config, unit, out_scale, cut))
+
+    cutter = Cutter(rate, cut_to)
     unit, last, mse = config.encoding.unit, net.layers[-1].activation, 0.0
     for step, batch in enumerate(schedule):
         x = torch.cat([_inputs(config, tile_px, patch, device) for patch in batch])
         if step == rounding_from:
             out_scale = measure_activations(net, [x * unit])
-        optimiser.param_groups[0]["lr"] = rate * cosine(step, len(schedule))
+            cutter.begin()
+        optimiser.param_groups[0]["lr"] = learning_rate * cosine(step, len(schedule))
         if step < rounding_from:
             y = net(x * unit) * SAMPLES_A_UNIT + last.sample_zero
         else:
-            y = forward(net.layers, quantise(net, config, unit, out_scale), x, exact=False)
+            y = forward(net.layers, quantise(net, config, unit, out_scale, cutter.cut), x, exact=False)
         loss = torch.mean((y - targets([pixels], batch, device)) ** 2)
         optimiser.zero_grad(set_to_none=True)
         (loss / SAMPLES_A_UNIT**2).backward()
         optimiser.step()
         mse = float(loss.detach())
         yield sum(p.w * p.h for p in batch), mse, None
-    numbers = quantise(net, config, unit, out_scale)
-    yield 0, mse, frozen(config, numbers)
+    yield 0, mse, cutter.finish()
 
 
 def _one_pass(config: CoordinateConfig, pixels: np.ndarray, rng: np.random.Generator) -> list[list[Patch]]:

@@ -22,10 +22,12 @@ from inrwsi.fields.grid import FRACTION, Axis, encode_grid
 from inrwsi.fields.networks import INPUT, FieldNet
 from inrwsi.fields.tables import TableConfig, features, plan_patch
 from inrwsi.fit.patches import Patch, batches, cosine, patch_grid, targets
+from inrwsi.fit.rate import Cutter, Rate
 from inrwsi.fit.start import pyramid_start
 from inrwsi.fit.whole import frozen, measure_activations, quantise
 
 FLOAT_SHARE = 0.6  # of the network's steps, before rounding begins
+CUT_SHARE = 0.6  # of a tile's steps, before it is cut to what it may take
 TILE_LR = 3e-2  # of a tile's table alone, whose whole range is -1..1
 GLASS_EVERY = 5
 SPARSITY = 5e-3  # worth of a table entry's size against squared error: small entries are cheap to store
@@ -256,6 +258,7 @@ def fit_tile(
     batch: int,
     seed: Sequence[int],
     busy: Callable[[Patch], bool] = lambda _: True,
+    rate: Rate | None = None,
 ) -> Iterator[tuple[int, float, dict[str, np.ndarray] | None]]:
     """Fit one tile's table under the frozen network.
 
@@ -266,6 +269,7 @@ def fit_tile(
         start: (entries, features) fp32 to start from, `NetworkFit.start` or `.table`.
         passes: over the tile's pixels.
         busy: whether a patch holds tissue.
+        rate: what the tile may take; anything by default.
 
     Yields:
         (pixels fitted, mean squared error, None) a step, and at the end (0, mse, the tensors of `config.tile_tensors`).
@@ -276,21 +280,34 @@ def fit_tile(
     table = torch.from_numpy(start).to(device).requires_grad_()
     optimiser = torch.optim.Adam([table], lr=TILE_LR, betas=(0.9, 0.99), eps=1e-12)
     schedule = _schedule((pixels.shape[1], pixels.shape[0]), passes, batch, seed, busy)
-    mse = 0.0
+
+    def cut_to(cut: float) -> dict[str, np.ndarray]:
+        whole = _rounded(table.detach() * config.table_max, cut, config.table_max)
+        return {"table": whole.to(torch.int8).cpu().numpy()}
+
+    cutter, cut_from = Cutter(rate, cut_to), int(len(schedule) * CUT_SHARE)
+    sparsity, mse = SPARSITY, 0.0
     for step, chosen in enumerate(schedule):
+        if step == cut_from and rate is not None:
+            cutter.begin()
+            sparsity = 0.0  # from here on the cut says what is 0
         optimiser.param_groups[0]["lr"] = TILE_LR * cosine(step, len(schedule))
         rows, columns = plans(config, tile_px, chosen)
-        whole = round_through(table * config.table_max).expand(len(chosen), -1, -1)
-        x = features(whole, config, frozen_net.gain, rows, columns, exact=False)
+        scaled = table * config.table_max
+        whole = scaled + (_rounded(scaled, cutter.cut, config.table_max) - scaled).detach()
+        x = features(whole.expand(len(chosen), -1, -1), config, frozen_net.gain, rows, columns, exact=False)
         y = forward(layers, frozen_net.numbers, x, exact=False)
         loss = torch.mean((y - targets([pixels], chosen, device)) ** 2)
         optimiser.zero_grad(set_to_none=True)
-        (loss / 127.5**2 + SPARSITY * table.abs().mean()).backward()
+        (loss / 127.5**2 + sparsity * table.abs().mean()).backward()
         optimiser.step()
         with torch.no_grad():
             table.clamp_(-1, 1)
         mse = float(loss.detach())
         yield sum(p.w * p.h for p in chosen), mse, None
-    with torch.no_grad():
-        final = (table * config.table_max).round().to(torch.int8).cpu().numpy()
-    yield 0, mse, {"table": final}
+    yield 0, mse, cutter.finish()
+
+
+def _rounded(scaled: Tensor, cut: float, most: int) -> Tensor:
+    """Table entries as whole numbers; those are 0 that are below half a step and a `cut` of the way to `most`."""
+    return scaled.round() * (scaled.abs() >= 0.5 + cut * most)

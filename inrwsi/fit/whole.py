@@ -35,7 +35,9 @@ def measure_activations(net: FieldNet, inputs: Iterable[Tensor]) -> Scales:
     return {layer.name: peaks[layer.name] / layer.activation.top for layer in net.layers if layer.name in peaks}
 
 
-def quantise(net: FieldNet, config: FieldConfig, input_unit: float, out_scale: Scales) -> dict[str, WholeLayer]:
+def quantise(
+    net: FieldNet, config: FieldConfig, input_unit: float, out_scale: Scales, cut: float = 0.0
+) -> dict[str, WholeLayer]:
     """The network on whole numbers: rounded weights, straight through, and the multiplier of each channel's sum.
 
     A layer's real weights times the worth of one unit of each input are scaled, an output channel at a time, to the
@@ -44,6 +46,8 @@ def quantise(net: FieldNet, config: FieldConfig, input_unit: float, out_scale: S
     Args:
         input_unit: what one unit of the network's input is worth.
         out_scale: from `measure_activations`.
+        cut: 0 for the whole range of a weight's bits, to 1 for the least: fewer steps, which compress better. The first
+            layer of sines keeps its 16 bits.
     """
     worth = {INPUT: input_unit} | {layer.name: out_scale.get(layer.name, 1 / ACTIVATION_MAX) for layer in net.layers}
     outputs = {layer.name: layer.outputs for layer in net.layers}
@@ -57,12 +61,17 @@ def quantise(net: FieldNet, config: FieldConfig, input_unit: float, out_scale: S
             counts = torch.tensor([outputs[source] for source in layer.after])
             unit = module.weight.new_tensor(units).repeat_interleave(counts.to(module.weight.device))
             weight = module.weight * unit[None, :, None, None]
-        scale = weight.detach().abs().amax(dim=(1, 2, 3)).clamp_min(1e-12) / config.weight_max(layer)
+        scale = weight.detach().abs().amax(dim=(1, 2, 3)).clamp_min(1e-12) / _largest(layer, config, cut)
         whole = round_through(weight / scale[:, None, None, None])
         steps = _steps(layer, layer is net.layers[-1], out_scale) * net.omega(layer)
         bias = None if layer.bias_start is None else round_through(module.bias * steps)
         found[layer.name] = WholeLayer(whole, scale * steps, bias)
     return found
+
+
+def _largest(layer: Layer, config: FieldConfig, cut: float) -> float:
+    """Absolute value that a layer's weights are scaled to."""
+    return config.weight_max(layer) ** (1.0 if layer.fine else 1.0 - cut)
 
 
 def _steps(layer: Layer, last: bool, out_scale: Scales) -> float:

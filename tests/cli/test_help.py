@@ -9,7 +9,7 @@ from inrwsi import __version__
 from inrwsi.cli.main import main
 from inrwsi.errors import UsageError
 from inrwsi.fields.models import config_class, model_names
-from inrwsi.options import OF_FIELDS, OF_OCTAVES, EncodeOptions
+from inrwsi.options import DEFAULT_BPP, OF_FIELDS, OF_OCTAVES, EncodeOptions
 from tests.cli.conftest import run, told
 
 
@@ -79,7 +79,8 @@ def test_defaults_are_those_of_the_library() -> None:
         assert defaults[name] == getattr(options, name), name
     shown = {p.name: getattr(p, "help", None) or "" for p in main.commands["encode"].params}
     assert shown["effort"].endswith("[default: default]")
-    for name, value in {"bpp": 4, "weight_bits": 8, "quality": options.octaves.quality}.items():
+    assert shown["bpp"].endswith(f"[default: {DEFAULT_BPP:g}]")
+    for name, value in {"weight_bits": 8, "quality": options.octaves.quality}.items():
         assert shown[name].endswith(f"[default: {value:g}]")
         assert value == getattr(options.octaves if name == "quality" else options.field(tile_px=1, passes=1), name)
     kinds = [config_class(name) for name in model_names()]

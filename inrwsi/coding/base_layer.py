@@ -1,0 +1,101 @@
+"""The base layer of a tile: its pixels in a classic codec, which the field then corrects.
+
+What is chosen decodes in integers where the codec has that: JPEG with its integer DCT and full colour, JPEG 2000 with
+the reversible 5/3 wavelet, cut off. JPEG XL computes in floats; another version of its library may round a sample
+otherwise, and the picture is then off by that.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import imagecodecs
+import numpy as np
+
+KINDS = ("jpeg", "jpegxl", "jpeg2000")
+
+
+def encode(kind: str, pixels: np.ndarray, quality: float) -> bytes:
+    """A tile's base layer.
+
+    Args:
+        kind: one of `KINDS`.
+        pixels: (h, w, 1 or 3) uint8.
+        quality: of jpeg and jpegxl, 1 to 100; of jpeg2000 the PSNR to aim at, in dB.
+    """
+    flat = np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    level: Any = quality  # libraries take parts of a level that their annotations do not know of
+    if kind == "jpeg":
+        data = imagecodecs.jpeg8_encode(flat, level=round(quality), subsampling="444", optimize=True)
+    elif kind == "jpegxl":
+        data = imagecodecs.jpegxl_encode(flat, level=level)
+    else:
+        data = imagecodecs.jpeg2k_encode(flat, level=level, reversible=True, codecformat="j2k")
+    return bytes(data)
+
+
+def decode(kind: str, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    """The pixels of a base layer, (h, w, channels) uint8.
+
+    Raises:
+        ValueError: it is damaged, or not a picture of that shape.
+    """
+    # With a buffer of its own size given, a picture that claims another one is an error and not an allocation.
+    out = np.empty(shape if shape[2] > 1 else shape[:2], np.uint8)
+    try:
+        if kind == "jpeg":
+            imagecodecs.jpeg8_decode(data, out=out)
+        elif kind == "jpegxl":
+            imagecodecs.jpegxl_decode(data, out=out)
+        else:
+            imagecodecs.jpeg2k_decode(data, out=out)
+        return out.reshape(shape)
+    except (RuntimeError, ValueError) as error:  # the codecs' own errors are of the former
+        raise ValueError(f"the {kind} base layer does not decode ({str(error)[:80]})") from None
+
+
+def software(kind: str) -> dict[str, str]:
+    """Name and version of what codes it, for a header."""
+    version = {"jpeg": imagecodecs.jpeg8_version, "jpegxl": imagecodecs.jpegxl_version}
+    name, _, number = version.get(kind, imagecodecs.jpeg2k_version)().partition(" ")
+    return {name: number}
+
+
+def residual(pixels: np.ndarray, base: np.ndarray) -> np.ndarray:
+    """What the field is fitted to, uint8: 128 where the base is right; beyond -128 and 127 it saturates."""
+    return (pixels.astype(np.int16) - base + 128).clip(0, 255).astype(np.uint8)
+
+
+def corrected(base: np.ndarray, field: np.ndarray) -> np.ndarray:
+    """The pixels: the base plus what the field's samples say it lacks; both (h, w, channels) uint8."""
+    return (base.astype(np.int16) + field - 128).clip(0, 255).astype(np.uint8)
+
+
+def between(base: np.ndarray, xy: tuple[int, int], wh: tuple[int, int], finer: int) -> np.ndarray:
+    """A block of the base at `finer` samples a pixel: linear between the pixels' centres, in integers.
+
+    Beyond the tile's outermost centres it stays as it is there.
+
+    Args:
+        xy, wh: the block's corner and size in pixels of the tile.
+
+    Returns:
+        (h * finer, w * finer, channels) uint8.
+    """
+    if finer == 1:
+        return base[xy[1] : xy[1] + wh[1], xy[0] : xy[0] + wh[0]]
+    (y, y_next, wy), (x, x_next, wx) = (
+        _neighbours(start, count, finer, length)
+        for start, count, length in zip(xy[::-1], wh[::-1], base.shape[:2], strict=True)
+    )
+    whole = 2 * finer
+    rows = base[y].astype(np.int64) * (whole - wy)[:, None, None] + base[y_next] * wy[:, None, None]
+    sums = rows[:, x] * (whole - wx)[:, None] + rows[:, x_next] * wx[:, None]
+    return ((sums + whole * whole // 2) // (whole * whole)).astype(np.uint8)
+
+
+def _neighbours(start: int, count: int, finer: int, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each sample along an axis the two pixels about it, and the weight of the second in 1 / (2 finer)."""
+    at = 2 * np.arange(start * finer, (start + count) * finer, dtype=np.int64) + 1 - finer
+    first, weight = at // (2 * finer), at % (2 * finer)
+    return first.clip(0, length - 1), (first + 1).clip(0, length - 1), weight

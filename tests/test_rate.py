@@ -1,0 +1,69 @@
+"""How bytes are dealt out to tiles, and how a tile comes to its part."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from inrwsi.fit.rate import Budget, Cutter, Rate, Target
+
+
+def test_all_tiles_are_cut_alike_and_the_last_takes_what_is_left() -> None:
+    """Three tiles of 100, 300 and 200 bytes uncut, of which 300 are wanted: half each."""
+    budget = Budget(300, [1, 3, 2])
+    aims = []
+    for uncut, got in ((100, 50), (300, 160), (200, 90)):
+        aims.append(budget.aim(uncut))
+        budget.spend(uncut, got)
+    assert aims == pytest.approx([50, 150, 90])
+    assert budget.spent_bytes == 300
+    assert budget.surplus == pytest.approx(2)
+
+
+def test_a_tile_that_takes_more_than_expected_gets_more() -> None:
+    budget = Budget(100, [1, 1])
+    assert budget.aim(80) == pytest.approx(50)
+    budget.spend(80, 50)
+    assert budget.surplus == pytest.approx(1.6)
+    assert budget.aim(400) == 50
+
+
+def test_a_cut_is_the_nearest_and_none_where_none_is_needed() -> None:
+    """Of a tile of 1000 bytes uncut, a byte less each thousandth; a part of 1200 is never filled up."""
+
+    def at(cut: float) -> dict[str, np.ndarray]:
+        return {"a": np.zeros(round(1000 * (1 - cut)), np.uint8)}
+
+    asked = []
+    for part, want in ((640, 640), (1200, 1000), (0.5, 0)):
+        rate = Rate(lambda arrays: arrays["a"].nbytes, lambda uncut, part=part: asked.append(uncut) or part)
+        cutter = Cutter(rate, at)
+        cutter.begin()
+        assert cutter.finish()["a"].nbytes == pytest.approx(want, abs=1)
+    assert asked == [1000, 1000, 1000]
+    free = Cutter(None, at)
+    free.begin()
+    assert (free.cut, free.finish()["a"].nbytes) == (0, 1000)
+
+
+def test_what_drifted_is_cut_again() -> None:
+    size = 1000
+    rate = Rate(lambda arrays: arrays["a"].nbytes, lambda uncut: 500)
+    cutter = Cutter(rate, lambda cut: {"a": np.zeros(round(size * (1 - cut)), np.uint8)})
+    cutter.begin()
+    assert cutter.cut == pytest.approx(0.5, abs=1e-3)
+    size = 800
+    assert cutter.finish()["a"].nbytes == pytest.approx(500, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "payload_bytes", "said"),
+    [("size_bytes", 2500, 1500.0, "2,041 bytes"), ("ratio", 4, 1500.0, "4.9"), ("bpp", 1.25, 1562.5, "0.833")],
+)
+def test_targets(option: str, value: float, payload_bytes: float, said: str) -> None:
+    """Of 10,000 bytes and pixels, 1,000 bytes of the file being no payloads. `bpp` is of payloads alone."""
+    target = Target(option, value, 10_000, 10_000, "siren")
+    assert target.payload_bytes(1000) == payload_bytes
+    assert target.met(payload_bytes * 1.019, 1000)
+    assert not target.met(payload_bytes * 0.96, 1000)
+    assert said in str(target.unreachable(1041, 1000))
