@@ -3,12 +3,9 @@
 The pipeline has no trained weights and no setting that looks at the other picture, so both pictures get the same
 treatment and a difference in what it finds is a difference of pixels:
 
-1. Optical density of each channel, split into haematoxylin, eosin and a remainder by the vectors of Ruifrok and
-   Johnston (2001), at about 0.5 um a pixel (finer pictures are reduced by whole box means first).
-2. Haematoxylin smoothed by a Gaussian of 0.75 um; threshold by Otsu (1979) over stained pixels, within bounds; and
-   it must stand out from its surroundings of 25 um.
-3. Opening, holes filled, then watershed on the smoothed distance to the border, which parts touching nuclei.
-4. Objects of 8 to 400 um^2 stay.
+1. Where nuclei are: `inrwsi.nuclei`, by haematoxylin at about 0.5 um a pixel.
+2. Watershed on the smoothed distance to the border, which parts touching nuclei.
+3. Objects of 8 to 400 um^2 stay.
 
 It is a stand-in for the detectors that pathologists use, made for H&E. On other stains it finds what is dark against
 its surroundings: brown as much as blue in DAB immunohistochemistry, cells rather than nuclei in a strong Giemsa. There
@@ -23,18 +20,9 @@ import numpy as np
 from scipy import ndimage
 from skimage.segmentation import watershed
 
-WORKING_MPP_UM = 0.5
+from inrwsi.nuclei import WORKING_MPP_UM, nuclei_map, reduction
+
 MATCH_IOU = 0.5  # above it an object can have one partner only (Kirillov et al. 2019, section 4.1)
-
-# Ruifrok and Johnston 2001, table 1: optical density in R, G and B of each stain.
-HAEMATOXYLIN = (0.650, 0.704, 0.286)
-EOSIN = (0.072, 0.990, 0.105)
-
-_SMOOTH_PX = 1.5
-_SURROUNDINGS_PX = 51
-_CONTRAST_OD = 0.03
-_STAINED_OD = 0.05
-_THRESHOLD_OD = (0.15, 0.60)
 _MERGE_PX = 7
 _AREA_PX = (32, 1600)
 
@@ -101,12 +89,8 @@ class Match:
 
 def find_nuclei(rgb: np.ndarray, mpp_um: float = WORKING_MPP_UM) -> Nuclei:
     """Run the pipeline on (h, w, 3) uint8 RGB of `mpp_um` micrometres a pixel."""
-    factor = max(1, round(WORKING_MPP_UM / mpp_um))
-    haematoxylin = _haematoxylin_od(rgb, factor)
-    smooth = ndimage.gaussian_filter(haematoxylin, _SMOOTH_PX, truncate=3.0)
-    inside = smooth > _threshold(smooth)
-    inside &= smooth > ndimage.uniform_filter(haematoxylin, _SURROUNDINGS_PX) + _CONTRAST_OD
-    inside = ndimage.binary_fill_holes(ndimage.binary_opening(inside, iterations=2))
+    factor = reduction(mpp_um)
+    inside = nuclei_map(rgb, factor)
     depth = ndimage.gaussian_filter(ndimage.distance_transform_edt(inside).astype(np.float32), 1.0)
     peaks = (depth == ndimage.maximum_filter(depth, _MERGE_PX)) & inside
     labels = watershed(-depth, ndimage.label(peaks, np.ones((3, 3)))[0], mask=inside)
@@ -127,31 +111,6 @@ def match(original: Nuclei, decoded: Nuclei) -> Match:
         original_px=int(original.areas_px.sum()),
         decoded_px=int(decoded.areas_px.sum()),
     )
-
-
-def _haematoxylin_od(rgb: np.ndarray, factor: int) -> np.ndarray:
-    """Optical density of haematoxylin, box means over `factor` pixels: (h // factor, w // factor) float32."""
-    basis = np.array([HAEMATOXYLIN, EOSIN, np.cross(HAEMATOXYLIN, EOSIN)])
-    shares = np.linalg.inv(basis / np.linalg.norm(basis, axis=1, keepdims=True))[:, 0]  # of R, G and B
-    od = -np.log10((np.arange(256) + 1) / 256)
-    tables = (shares[:, None] * od).astype(np.float32)
-    stain = tables[0][rgb[..., 0]] + tables[1][rgb[..., 1]] + tables[2][rgb[..., 2]]
-    h, w = stain.shape[0] // factor, stain.shape[1] // factor
-    if factor == 1 or not h or not w:
-        return stain
-    return stain[: h * factor, : w * factor].reshape(h, factor, w, factor).mean(axis=(1, 3))
-
-
-def _threshold(smooth: np.ndarray) -> float:
-    """Otsu's threshold over stained pixels, within bounds, so that pale tissue without nuclei is not split in two."""
-    stained = smooth[smooth > _STAINED_OD]
-    counts, edges = np.histogram(stained, bins=256, range=(0.0, 1.5))
-    below = np.cumsum(counts)
-    above = below[-1] - below
-    sums = np.cumsum(counts * (edges[:-1] + edges[1:]))
-    mean_below, mean_above = sums / np.maximum(below, 1), (sums[-1] - sums) / np.maximum(above, 1)
-    otsu = edges[1:][np.argmax(below * above * (mean_above - mean_below) ** 2)]
-    return float(np.clip(otsu, *_THRESHOLD_OD))
 
 
 def _of_size(labels: np.ndarray, mpp_um: float) -> Nuclei:

@@ -33,7 +33,7 @@ GROUPS = (
     ("Output", ("out", "overwrite", "resume", "keep_associated")),
     ("Target (at most one)", ("quality", "psnr_db", "ratio", "size_bytes", "bpp")),
     ("Model", ("model", "effort", "tune", "self_contained", "seed")),
-    ("Of the other models", ("passes", "tile_px", "weight_bits", "prior", "prior_quality")),
+    ("Of the other models", ("passes", "tile_px", "weight_bits", "prior", "prior_quality", "loss")),
     ("What the source does not say", ("source_mpp", "objective_power")),
     ("Running", ("device", "threads", "memory_mb", "quiet")),
 )
@@ -161,6 +161,12 @@ Examples:
     help="Of the prior; of jpeg2000 it is a PSNR in dB.  [default: 30]",
 )
 @click.option(
+    "--loss",
+    type=click.Choice(["mse", "ms-ssim", "stain", "nuclei"]),
+    help="Of the other models. What the fit makes small: squared error; with MS-SSIM; with that of haematoxylin and "
+    "eosin; or squared error that counts five times in nuclei.  [default: mse]",
+)
+@click.option(
     "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, metavar="N", help="Of all that is drawn."
 )
 @click.option(
@@ -212,6 +218,7 @@ def encode(
     weight_bits: str | None,
     prior: str | None,
     prior_quality: float | None,
+    loss: str | None,
     seed: int,
     source_mpp: float | None,
     objective_power: float | None,
@@ -247,6 +254,7 @@ def encode(
         weight_bits=None if weight_bits is None else int(weight_bits),
         prior=prior,
         prior_quality=prior_quality,
+        loss=loss,
         seed=seed,
         device=device,
         memory_mb=memory_mb,

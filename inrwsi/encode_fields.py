@@ -19,20 +19,23 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from inrwsi.coding import base_layer, tensors
+from inrwsi.coding import tensors
 from inrwsi.config import to_dict
+from inrwsi.encode_bases import Bases
 from inrwsi.encode_common import Outcome, Sections, Task, about, db, header_of, write_file
 from inrwsi.fields.coordinates import CoordinateConfig
 from inrwsi.fields.field import FieldConfig, Tile, estimated_bytes
 from inrwsi.fields.models import config_class
 from inrwsi.fields.tables import MARGIN_PX, TableConfig
 from inrwsi.fit import networks, tables
+from inrwsi.fit.losses import Loss
 from inrwsi.fit.patches import Patch
 from inrwsi.fit.rate import Budget, Rate, Target
 from inrwsi.formats.header import GridInfo, Header
 from inrwsi.geometry import Rect, chunk_rect
 from inrwsi.job import Job
 from inrwsi.memory import give_back_free_pages
+from inrwsi.nuclei import WORKING_MPP_UM
 from inrwsi.options import DEFAULT_BPP, FIELD_TARGETS, MOST_BPP, FieldSettings
 from inrwsi.progress import Progress
 from inrwsi.tiles import join_payload, pack_payload
@@ -66,7 +69,7 @@ def encode(task: Task) -> Outcome:
         else:
             raise TypeError(f"{kind.__name__} is neither a TableConfig nor a CoordinateConfig")
         coder.scan(glass_colour(task.overview, task.source.background))
-        coder.code_bases()
+        coder.bases.code(coder.coded, coder._pixels, task.report)
         coder.meet_target()
         cinr_bytes = coder.write(task.out)
         job.discard()
@@ -85,6 +88,8 @@ class _Coder(Generic[C]):
         self.settings, self.seed, self.tissue = settings, task.options.seed, task.tissue
         self.memory_bytes = task.options.memory_mb * 2**20
         self.job, self.device, self.report = job, task.device, task.report
+        self.loss = Loss(settings.loss)
+        self.bases = Bases(settings, job)
         self.sections = Sections.of(task)
         self.coded: list[int] = []
         self.weights: bytes | None = None
@@ -93,9 +98,7 @@ class _Coder(Generic[C]):
 
     def _header(self, model: dict[str, Any]) -> Header:
         header = header_of(self.task, GridInfo(chunk_px=self.settings.tile_px, octaves=(0,)), model)
-        if self.settings.prior is None:
-            return header
-        return replace(header, software={**header.software, **base_layer.software(self.settings.prior)})
+        return replace(header, software={**header.software, **self.bases.software})
 
     def _choose(self, bpp: float) -> None:
         """Take the preset that spends about `bpp` bits a pixel on a tile."""
@@ -133,28 +136,14 @@ class _Coder(Generic[C]):
             self.report(Progress("scan", number + 1, count, "tiles", f"{len(self.coded)} with tissue"))
         self.job.save_state("scan", {"coded": self.coded})
 
-    def code_bases(self) -> None:
-        """Code the base layers of all tiles that are not blank, where there is to be one."""
-        if self.settings.prior is None:
-            return
-        log, count = self.job.log("bases"), len(self.coded)
-        for done, number in enumerate(self.coded):
-            if number not in log:
-                pixels = self._pixels(number)
-                log.put(number, base_layer.encode(self.settings.prior, pixels, self.settings.prior_quality))
-                self.report(Progress("prior", done + 1, count, "tiles", self.settings.prior))
-
-    def _base(self, number: int) -> bytes:
-        """A tile's base layer; of no bytes where there is none."""
-        return b"" if self.settings.prior is None else self.job.log("bases").get(number)
-
     def _target(self, number: int) -> np.ndarray:
-        """What a tile's field is fitted to, (h, w, channels) uint8: its pixels, or what the base layer lacks."""
-        pixels = self._pixels(number)
-        if self.settings.prior is None or number not in self.job.log("bases"):  # of a blank slide the network has one
-            return pixels
-        shape = (pixels.shape[0], pixels.shape[1], self.source.channels)
-        return base_layer.residual(pixels, base_layer.decode(self.settings.prior, self._base(number), shape))
+        """What a tile's field is fitted to, (h, w, channels) uint8."""
+        return self.bases.target(number, self._pixels(number))
+
+    def _weights(self, number: int) -> np.ndarray | None:
+        """What each pixel of a tile counts to the loss, (h, w, 1) fp32; None where all count the same."""
+        mpp_um = self.source.mpp_um or (WORKING_MPP_UM, WORKING_MPP_UM)
+        return self.loss.weights(self._pixels(number), sum(mpp_um) / 2) if self.loss.name == "nuclei" else None
 
     def meet_target(self) -> None:
         """Fit rounds until one meets the target.
@@ -167,8 +156,8 @@ class _Coder(Generic[C]):
         value = getattr(self.settings, option) if option else DEFAULT_BPP
         raw_bytes = self.source.width * self.source.height * self.source.channels
         coded_px = sum(map(self._px, self.coded))
-        bases = [len(join_payload(base, b"")) for base in map(self._base, self.coded)]
-        self.target = Target(option or "bpp", value, raw_bytes, coded_px, self.kind.name, sum(bases))
+        base_bytes = sum(len(join_payload(base, b"")) for base in map(self.bases.get, self.coded))
+        self.target = Target(option or "bpp", value, raw_bytes, coded_px, self.kind.name, base_bytes)
         rounds = self.job.load_state("rounds").get("bpp") or [self._first_bpp()]
         while True:
             self.number = len(rounds) - 1
@@ -284,7 +273,7 @@ class _Coder(Generic[C]):
         chunks = (
             (n, self.job.get(n), True)
             if n in self.job
-            else (n, join_payload(self._base(n), log.get(n)[_UNCUT.size :]), False)
+            else (n, join_payload(self.bases.get(n), log.get(n)[_UNCUT.size :]), False)
             for n in self._numbers()
         )
         return write_file(path, self.header, self.weights, self.sections, chunks, written)
@@ -305,6 +294,8 @@ class _NetworkCoder(_Coder[CoordinateConfig]):
             seed=(self.seed, number),
             device=self.device,
             rate=rate,
+            loss=self.loss,
+            weights=self._weights(number),
         )
 
 
@@ -323,6 +314,7 @@ class _TableCoder(_Coder[TableConfig]):
         """Fit and freeze the network."""
         chosen = self._sample()
         tiles = [self._target(n) for n in chosen]
+        weights = [w for w in map(self._weights, chosen) if w is not None]
         fit = tables.NetworkFit(
             self.config,
             self.settings.tile_px,
@@ -331,6 +323,8 @@ class _TableCoder(_Coder[TableConfig]):
             batch=BATCH,
             seed=self.seed,
             device=self.device,
+            loss=self.loss,
+            weights=weights or None,
         )
         before = self.job.load_network()
         if before is not None:
@@ -395,4 +389,6 @@ class _TableCoder(_Coder[TableConfig]):
             seed=(self.seed, number),
             busy=busy,
             rate=rate,
+            loss=self.loss,
+            weights=self._weights(number),
         )

@@ -14,6 +14,7 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 
 from inrwsi.benchmarks import fidelity, fidelity_colour, fidelity_nuclei
 from inrwsi.errors import UsageError
+from inrwsi.nuclei import EOSIN, HAEMATOXYLIN
 from inrwsi.sample import sample_region
 
 SLIDES = Path(__file__).parent.parent.parent / "shared" / "slides"
@@ -148,7 +149,7 @@ def stained_picture(vectors: np.ndarray, seed: int) -> np.ndarray:
 
 
 def test_stain_vectors_are_recovered() -> None:
-    vectors = np.array([fidelity_nuclei.HAEMATOXYLIN, fidelity_nuclei.EOSIN])
+    vectors = np.array([HAEMATOXYLIN, EOSIN])
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     a = fidelity_colour.stain_of(stained_picture(vectors, 1), 0.5)
     assert a.vectors is not None

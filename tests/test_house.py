@@ -20,10 +20,12 @@ LAYERS = (
         *("inrwsi.formats", "inrwsi.fields", "inrwsi.coding", "inrwsi.device", "inrwsi.metrics", "inrwsi.tissue"),
         *("inrwsi.sample", "inrwsi.sample_noise", "inrwsi.sample_paint", "inrwsi.sample_scene"),
         *("inrwsi.resample", "inrwsi.job", "inrwsi.memory", "inrwsi.lru", "inrwsi.colour", "inrwsi.workers"),
+        "inrwsi.nuclei",
     ),
     ("inrwsi.fit", "inrwsi.tiles", "inrwsi.octave_chunks", "inrwsi.octave_tiles", "inrwsi.options"),
     (
         *("inrwsi.encode", "inrwsi.encode_common", "inrwsi.encode_fields", "inrwsi.encode_octaves"),
+        "inrwsi.encode_bases",
         *("inrwsi.encode_fit", "inrwsi.encode_sample", "inrwsi.encode_units", "inrwsi.rate_control", "inrwsi.decode"),
     ),
     ("inrwsi.slide", "inrwsi.slide_file", "inrwsi.slide_parts", "inrwsi.export", "inrwsi.compare"),

@@ -25,6 +25,7 @@ VALUES: dict[str, Any] = {
     "tune": "ms-ssim",
     **{"bpp": 2.0, "passes": 3, "tile_px": 256, "weight_bits": 16, "prior": "jpegxl"},
     "prior_quality": 40,
+    "loss": "stain",
 }
 
 

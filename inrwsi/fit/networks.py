@@ -13,6 +13,7 @@ from inrwsi.fields.activations import SAMPLES_A_UNIT
 from inrwsi.fields.coordinates import CoordinateConfig, positions
 from inrwsi.fields.field import Span, forward
 from inrwsi.fields.networks import FieldNet
+from inrwsi.fit.losses import MSE, Loss
 from inrwsi.fit.patches import Patch, batches, cosine, patch_grid, phases, targets
 from inrwsi.fit.rate import Cutter, Rate
 from inrwsi.fit.whole import frozen, measure_activations, quantise
@@ -33,6 +34,8 @@ def fit_tile(
     seed: Sequence[int],
     device: torch.device,
     rate: Rate | None = None,
+    loss: Loss = MSE,
+    weights: np.ndarray | None = None,
 ) -> Iterator[tuple[int, float, dict[str, np.ndarray] | None]]:
     """Fit one tile's network.
 
@@ -41,6 +44,8 @@ def fit_tile(
         pixels: (h, w, channels) uint8, the tile cut at the slide's edge.
         passes: over the tile's pixels.
         rate: what the tile may take; anything by default.
+        loss: what is made small.
+        weights: (h, w, 1) fp32, what each pixel counts to it; all the same by default.
 
     Yields:
         (pixels fitted, mean squared error, None) a step, and at the end (0, mse, the tensors of `config.tile_tensors`).
@@ -49,7 +54,7 @@ def fit_tile(
     net = FieldNet(config.layers(), torch.Generator().manual_seed(int(rng.integers(2**62)))).to(device)
     learning_rate = config.learning_rate * math.sqrt(RATE_WIDTH / config.width)
     optimiser = torch.optim.Adam(net.parameters(), lr=learning_rate, betas=BETAS)
-    schedule = [batch for _ in range(passes) for batch in _one_pass(config, pixels, rng)]
+    schedule = [batch for _ in range(passes) for batch in _one_pass(config, pixels, rng, of_patches=loss.of_patches)]
     rounding_from = int(len(schedule) * FLOAT_SHARE)
     out_scale: dict[str, float] = {}
 
@@ -68,19 +73,21 @@ def fit_tile(
             y = net(x * unit) * SAMPLES_A_UNIT + last.sample_zero
         else:
             y = forward(net.layers, quantise(net, config, unit, out_scale, cutter.cut), x, exact=False)
-        loss = torch.mean((y - targets([pixels], batch, device)) ** 2)
+        target = targets([pixels], batch, device)
         optimiser.zero_grad(set_to_none=True)
-        (loss / SAMPLES_A_UNIT**2).backward()
+        loss(y, target, None if weights is None else targets([weights], batch, device)).backward()
         optimiser.step()
-        mse = float(loss.detach())
+        mse = float((y.detach() - target).square().mean())
         yield sum(p.w * p.h for p in batch), mse, None
     yield 0, mse, cutter.finish()
 
 
-def _one_pass(config: CoordinateConfig, pixels: np.ndarray, rng: np.random.Generator) -> list[list[Patch]]:
+def _one_pass(
+    config: CoordinateConfig, pixels: np.ndarray, rng: np.random.Generator, *, of_patches: bool
+) -> list[list[Patch]]:
     """The batches of a pass over a tile."""
     wh = (pixels.shape[1], pixels.shape[0])
-    if config.halo_px == 0:
+    if config.halo_px == 0 and not of_patches:
         return [[patch] for patch in phases(wh, STEP_PX, rng)]
     return list(batches(patch_grid(wh, 0, rng, PATCH_PX), PATCHES, rng))
 

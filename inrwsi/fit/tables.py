@@ -21,6 +21,7 @@ from inrwsi.fields.field import Numbers, Tile, forward
 from inrwsi.fields.grid import FRACTION, Axis, encode_grid
 from inrwsi.fields.networks import INPUT, FieldNet
 from inrwsi.fields.tables import TableConfig, features, plan_patch
+from inrwsi.fit.losses import MSE, Loss
 from inrwsi.fit.patches import Patch, batches, cosine, patch_grid, targets
 from inrwsi.fit.rate import Cutter, Rate
 from inrwsi.fit.start import pyramid_start
@@ -70,6 +71,8 @@ class NetworkFit:
     Args:
         tiles: (h, w, channels) uint8 each.
         steps: in all; `batch` patches each.
+        loss: what is made small.
+        weights: (h, w, 1) fp32 of each tile, what each pixel counts to it; all the same by default.
     """
 
     def __init__(
@@ -83,8 +86,11 @@ class NetworkFit:
         seed: int,
         device: torch.device,
         schedule: Schedule = Schedule(),
+        loss: Loss = MSE,
+        weights: Sequence[np.ndarray] | None = None,
     ) -> None:
         self.config, self.tile_px, self.tiles, self.schedule = config, tile_px, tiles, schedule
+        self.loss, self.weights = loss, weights
         self.steps, self.batch, self.seed, self.device = steps, batch, seed, device
         generator = torch.Generator().manual_seed(seed)
         self.net = FieldNet(config.layers(), generator).to(device)
@@ -123,15 +129,16 @@ class NetworkFit:
         for group in self.optimiser.param_groups:
             group["lr"] = group["base"] * share
         y = self._forward(batch)
-        loss = torch.mean((y - targets(self.tiles, batch, self.device)) ** 2)
+        target = targets(self.tiles, batch, self.device)
         self.optimiser.zero_grad(set_to_none=True)
-        (loss / 127.5**2).backward()
+        weights = None if self.weights is None else targets(self.weights, batch, self.device)
+        self.loss(y, target, weights).backward()
         self.optimiser.step()
         if self.quantised:
             with torch.no_grad():
                 self.tables.clamp_(-1, 1)
         self.step_number += 1
-        return sum(p.w * p.h for p in batch), float(loss.detach())
+        return sum(p.w * p.h for p in batch), float((y.detach() - target).square().mean())
 
     def _next_batch(self) -> list[Patch]:
         if not self._queue:
@@ -259,6 +266,8 @@ def fit_tile(
     seed: Sequence[int],
     busy: Callable[[Patch], bool] = lambda _: True,
     rate: Rate | None = None,
+    loss: Loss = MSE,
+    weights: np.ndarray | None = None,
 ) -> Iterator[tuple[int, float, dict[str, np.ndarray] | None]]:
     """Fit one tile's table under the frozen network.
 
@@ -270,6 +279,8 @@ def fit_tile(
         passes: over the tile's pixels.
         busy: whether a patch holds tissue.
         rate: what the tile may take; anything by default.
+        loss: what is made small.
+        weights: (h, w, 1) fp32, what each pixel counts to it; all the same by default.
 
     Yields:
         (pixels fitted, mean squared error, None) a step, and at the end (0, mse, the tensors of `config.tile_tensors`).
@@ -297,13 +308,14 @@ def fit_tile(
         whole = scaled + (_rounded(scaled, cutter.cut, config.table_max) - scaled).detach()
         x = features(whole.expand(len(chosen), -1, -1), config, frozen_net.gain, rows, columns, exact=False)
         y = forward(layers, frozen_net.numbers, x, exact=False)
-        loss = torch.mean((y - targets([pixels], chosen, device)) ** 2)
+        target = targets([pixels], chosen, device)
         optimiser.zero_grad(set_to_none=True)
-        (loss / 127.5**2 + sparsity * table.abs().mean()).backward()
+        wanted = loss(y, target, None if weights is None else targets([weights], chosen, device))
+        (wanted + sparsity * table.abs().mean()).backward()
         optimiser.step()
         with torch.no_grad():
             table.clamp_(-1, 1)
-        mse = float(loss.detach())
+        mse = float((y.detach() - target).square().mean())
         yield sum(p.w * p.h for p in chosen), mse, None
     yield 0, mse, cutter.finish()
 
