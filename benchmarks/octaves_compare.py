@@ -77,7 +77,8 @@ def _rate(
     ends = [min(max(w, reference.bpp[0]), reference.bpp[-1]) for w in wanted]
     of_rate = PchipInterpolator(rates, reference.quality_db)
     # Within its points: what is a rounding beyond the last of them is nowhere on the curve.
-    peer_low, peer_high = (float(np.clip(of_rate(math.log(e)), *reference.quality_db[:: len(rates) - 1])) for e in ends)
+    least, most = reference.quality_db[0], reference.quality_db[-1]
+    peer_low, peer_high = (min(max(float(of_rate(math.log(e))), least), most) for e in ends)
     low, high = max(peer_low, test.quality_db[0]), min(peer_high, test.quality_db[-1])
     if high - low < bd.LEAST_RANGE_DB:
         raise bd.NoCommonRange(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -32,9 +32,9 @@ SIDE_PX = 1024  # below what is fitted to
 QUALITIES = (36.0, 50.0, 64.0, 78.0)
 REFERENCE = "fast"
 VARIANTS = {
-    REFERENCE: {"effort": "fast"},
-    "best": {"effort": "best"},
-    "fast, tune ms-ssim": {"effort": "fast", "tune": "ms-ssim"},
+    REFERENCE: EncodeOptions(effort="fast"),
+    "best": EncodeOptions(effort="best"),
+    "fast, tune ms-ssim": EncodeOptions(effort="fast", tune="ms-ssim"),
 }
 
 
@@ -76,7 +76,7 @@ def point(image: str, rgb: np.ndarray, variant: str, quality: float) -> SettingP
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "crop.cinr"
         with open_source(rgb, mpp_um=0.5) as source:
-            encode(source, path, EncodeOptions(quality=quality, **VARIANTS[variant]))
+            encode(source, path, replace(VARIANTS[variant], quality=quality))
         with Decoder(path) as decoder:
             decoded = decoder.read_region((0, 0), (rgb.shape[1], rgb.shape[0]))
         size = path.stat().st_size
