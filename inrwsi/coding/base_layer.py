@@ -2,14 +2,14 @@
 
 What is chosen decodes in integers where the codec has that: JPEG with its integer DCT and full colour, JPEG 2000 with
 the reversible 5/3 wavelet, cut off. JPEG XL computes in floats; another version of its library may round a sample
-otherwise, and the picture is then off by that.
+otherwise, and the picture is then off by that. The codecs are imported where they are used: networks are trained on
+machines that lack them.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import imagecodecs
 import numpy as np
 
 KINDS = ("jpeg", "jpegxl", "jpeg2000")
@@ -23,6 +23,8 @@ def encode(kind: str, pixels: np.ndarray, quality: float) -> bytes:
         pixels: (h, w, 1 or 3) uint8.
         quality: of jpeg and jpegxl, 1 to 100; of jpeg2000 the PSNR to aim at, in dB.
     """
+    import imagecodecs
+
     flat = np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     level: Any = quality  # libraries take parts of a level that their annotations do not know of
     if kind == "jpeg":
@@ -40,6 +42,8 @@ def decode(kind: str, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     Raises:
         ValueError: it is damaged, or not a picture of that shape.
     """
+    import imagecodecs
+
     # With a buffer of its own size given, a picture that claims another one is an error and not an allocation.
     out = np.empty(shape if shape[2] > 1 else shape[:2], np.uint8)
     try:
@@ -56,6 +60,8 @@ def decode(kind: str, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
 
 def software(kind: str) -> dict[str, str]:
     """Name and version of what codes it, for a header."""
+    import imagecodecs
+
     version = {"jpeg": imagecodecs.jpeg8_version, "jpegxl": imagecodecs.jpegxl_version}
     name, _, number = version.get(kind, imagecodecs.jpeg2k_version)().partition(" ")
     return {name: number}
