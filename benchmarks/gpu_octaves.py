@@ -42,8 +42,7 @@ def parity_octaves(ctx: Context) -> dict[str, Any]:
     digest = octaves_prior.current_sha256()
     result: dict[str, Any] = {}
     for step in ROUND_STEPS:
-        matrix = tuple(v for row in klt.matrix for v in row)
-        model = OctavesModel(prior=digest, step=round(step * STEP_UNIT), matrix=matrix, mean=klt.mean)
+        model = OctavesModel.of(digest, round(step * STEP_UNIT), klt)
         encoder = ChunkCoder(model, None, torch.device("cpu"), encoder=True)
         target = encoder.components(rgb)
         below = np.rint(encoder.below(target) * 64).astype(np.int16)

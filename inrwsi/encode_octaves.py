@@ -57,6 +57,7 @@ from inrwsi.rate_control import START_STEP, Goal, Measured, search, settle, step
 from inrwsi.tissue import glass_colour
 from inrwsi.workers import Workers
 
+TUNED_LUMA = 2.0  # what luma counts against colour where bits are spent for MS-SSIM, which is of luma
 WINDOWS, WINDOW_PX = 64, 64  # from which the colour transform is made
 UNIT_BYTES_A_PX = 48  # of memory, while a unit is coded
 _SSE = struct.Struct("<Q")
@@ -65,11 +66,10 @@ _SSE = struct.Struct("<Q")
 def encode(task: Task) -> Outcome:
     """Encode with model `octaves`; called by `encode.encode`, which checks first."""
     plan = Plan.of(task.l0_wh)
-    klt = Klt.of(_tissue_pixels(task))
-    matrix = tuple(value for row in klt.matrix for value in row)
     settings = task.options.octaves
-    steps = ACTIVITY if settings.tune == "ms-ssim" else None
-    model = OctavesModel(octaves_prior.current_sha256(), START_STEP, matrix, klt.mean, steps=steps)
+    tuned = settings.tune == "ms-ssim"
+    klt = Klt.of(_tissue_pixels(task), luma=TUNED_LUMA if tuned and task.source.channels == 3 else 1.0)
+    model = OctavesModel.of(octaves_prior.current_sha256(), START_STEP, klt, ACTIVITY if tuned else None)
     same = about(task, {**to_dict(model), "step": None}, settings)
     job = Job(task.out, same, resume=task.resume, overwrite=task.overwrite)
     try:

@@ -76,6 +76,7 @@ class ChunkCoder:
         self._tables = prior.tables
         self._fast = fast_bf16(device) if fast is None else fast
         self._matrix = np.array(model.matrix, np.int64).reshape(3, 3)
+        self._rgb_matrix = model.rgb_matrix
         self._mean = np.array(model.mean, np.int64)
         self._analyses = [_analysis(t, device) for t in analysis or prior.analysis] if encoder else []
         used = replace(prior, nets=self._weights.nets)
@@ -95,7 +96,7 @@ class ChunkCoder:
 
     def rgb(self, decoded: Decoded) -> np.ndarray:
         """(h, w, 3) uint8."""
-        return lifting.to_rgb(np.ascontiguousarray(decoded.pixels), self._matrix, self._mean)
+        return lifting.to_rgb(np.ascontiguousarray(decoded.pixels), self._rgb_matrix, self._mean)
 
     def below(self, target: np.ndarray) -> np.ndarray:
         """True pixels of the octave below a chunk of (3, h, w) float32: (3, ceil(h / 2), ceil(w / 2))."""

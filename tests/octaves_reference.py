@@ -418,6 +418,8 @@ def blank(model: dict, colour: tuple[int, ...], wh: tuple[int, int]) -> Chunk:
 
 def to_rgb(model: dict, pixels: np.ndarray) -> np.ndarray:
     """(h, w, 3)."""
-    matrix = np.array(model["matrix"]).reshape(3, 3)
-    total = np.einsum("cj,cyx->yxj", matrix, pixels) + np.array(model["mean"]) * 16384
+    back = (
+        np.array(model["inverse"]).reshape(3, 3) if model.get("inverse") else np.array(model["matrix"]).reshape(3, 3).T
+    )
+    total = np.einsum("jc,cyx->yxj", back, pixels) + np.array(model["mean"]) * 16384
     return ((total + (1 << 19)) >> 20).clip(0, 255)

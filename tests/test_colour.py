@@ -1,4 +1,4 @@
-"""The slide's own colour transform: orthonormal, with fixed signs, whatever the tissue, and back within a level."""
+"""The slide's own colour transform: with fixed signs, whatever the tissue, and back within a level."""
 
 from __future__ import annotations
 
@@ -34,13 +34,33 @@ def test_it_is_a_rotation_that_a_file_can_hold(name: str) -> None:
     for row in matrix[1:]:
         assert row[np.abs(row).argmax()] > 0
     assert np.abs(np.array(klt.mean) / MEAN_UNIT - SAMPLES[name].mean(0)).max() <= 0.5 / MEAN_UNIT + 1e-9
+    assert klt.inverse is None
     assert OctavesModel("0" * 64, 1024, sum(klt.matrix, ()), klt.mean).klt == klt
+    assert OctavesModel.of("0" * 64, 1024, klt).klt == klt
     assert all(type(v) is int for v in sum(klt.matrix, klt.mean))
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_there_and_back_is_within_a_level(name: str) -> None:
-    klt = Klt.of(SAMPLES[name])
+def test_luma_can_count_more_than_colour(name: str) -> None:
+    """An error of one length in the components is half as long along luma as across it, in units of RGB."""
+    klt = Klt.of(SAMPLES[name], luma=2.0)
+    matrix = np.array(klt.matrix) / UNIT
+    assert klt.inverse is not None
+    inverse = np.array(klt.inverse) / UNIT
+    assert np.abs(inverse @ matrix - np.eye(3)).max() < 4e-4
+    luma = np.array([0.299, 0.587, 0.114])
+    assert np.abs(np.sort(np.linalg.svd(inverse)[1]) - [1, 2, 2]).max() < 4e-4
+    assert np.linalg.norm(luma @ inverse) == pytest.approx(np.linalg.norm(luma), rel=4e-4)
+    assert np.linalg.norm(np.array([1, 0, -0.299 / 0.114]) @ inverse) == pytest.approx(
+        2 * np.hypot(1, 0.299 / 0.114), 1e-3
+    )
+    assert OctavesModel.of("0" * 64, 1024, klt).klt == klt
+
+
+@pytest.mark.parametrize("luma", [1.0, 2.0])
+@pytest.mark.parametrize("name", SAMPLES)
+def test_there_and_back_is_within_a_level(name: str, luma: float) -> None:
+    klt = Klt.of(SAMPLES[name], luma=luma)
     corners = np.array(np.meshgrid([0, 255], [0, 255], [0, 255])).reshape(3, -1).T
     rgb = np.concatenate((corners, RNG.integers(0, 256, (992, 3)))).astype(np.uint8).reshape(40, 25, 3)
     components = klt.forward(rgb)
@@ -49,7 +69,8 @@ def test_there_and_back_is_within_a_level(name: str) -> None:
     assert components.flags.c_contiguous
     pixels = np.rint(components * 64)
     assert np.abs(pixels).max() <= 32000
-    back = to_rgb(pixels.astype(np.int16), np.array(klt.matrix, np.int64), np.array(klt.mean, np.int64))
+    model = OctavesModel.of("0" * 64, 1024, klt)
+    back = to_rgb(pixels.astype(np.int16), model.rgb_matrix, np.array(klt.mean, np.int64))
     assert np.abs(back.astype(int) - rgb).max() <= 1
 
 

@@ -100,7 +100,7 @@ def to_rgb(pixels: np.ndarray, matrix: np.ndarray, mean: np.ndarray) -> np.ndarr
 
     Args:
         pixels: (3, h, w) int16 in 1 / 64 grey level.
-        matrix: (3, 3) int64 in 1 / 2^14: rows are components; its transpose is its inverse.
+        matrix: (3, 3) int64 in 1 / 2^14, rows are R, G and B: the inverse of the slide's colour transform.
         mean: (3,) int64 of RGB, in 1 / 64 grey level.
 
     Returns:
@@ -113,6 +113,6 @@ def to_rgb(pixels: np.ndarray, matrix: np.ndarray, mean: np.ndarray) -> np.ndarr
             for c in range(3):
                 total = mean[c] << 14
                 for k in range(3):
-                    total += matrix[k, c] * np.int64(pixels[k, i, x])
+                    total += matrix[c, k] * np.int64(pixels[k, i, x])
                 out[i, x, c] = min(max((total + (1 << 19)) >> 20, 0), 255)
     return out

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from inrwsi.colour import UNIT, Klt
+from inrwsi.colour import UNIT, Klt, Rows
 from inrwsi.config import check, check_int
 from inrwsi.geometry import octave_wh
 
@@ -16,6 +16,7 @@ FEATURES = 8
 COARSEST_PX = 16
 ACTIVITY = "activity"
 CHUNK_PX = 256
+MOST_INVERSE = 16 * UNIT
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class OctavesModel:
         step: of the quantiser at octave 0, in units of 1 / 1024 grey level.
         matrix: 9 integers, rows of the colour transform in units of 1 / 2^14.
         mean: 3 integers, of RGB, in units of 1 / 64 grey level.
+        inverse: 9 integers, rows of the inverse of `matrix` in the same units; None where its transpose is that.
         steps: None, the same step everywhere; or `activity`, each site's follows the activity about it.
     """
 
@@ -36,6 +38,7 @@ class OctavesModel:
     matrix: tuple[int, ...]
     mean: tuple[int, ...]
     name: str = "octaves"
+    inverse: tuple[int, ...] | None = None
     steps: str | None = None
 
     def __post_init__(self) -> None:
@@ -47,6 +50,9 @@ class OctavesModel:
         check(len(self.matrix) == 9, "matrix", len(self.matrix), "9 numbers")
         for value in self.matrix:
             check_int("matrix", value, -UNIT - 1, UNIT + 1)
+        check(self.inverse is None or len(self.inverse) == 9, "inverse", len(self.inverse or ()), "9 numbers")
+        for value in self.inverse or ():
+            check_int("inverse", value, -MOST_INVERSE, MOST_INVERSE)
         check(len(self.mean) == 3, "mean", len(self.mean), "3 numbers")
         for value in self.mean:
             check_int("mean", value, 0, 255 * 64)
@@ -59,10 +65,21 @@ class OctavesModel:
     @property
     def klt(self) -> Klt:
         """The colour transform."""
-        m = self.matrix
-        return Klt(
-            ((m[0], m[1], m[2]), (m[3], m[4], m[5]), (m[6], m[7], m[8])), (self.mean[0], self.mean[1], self.mean[2])
-        )
+        inverse = None if self.inverse is None else _rows(self.inverse)
+        return Klt(_rows(self.matrix), (self.mean[0], self.mean[1], self.mean[2]), inverse)
+
+    @classmethod
+    def of(cls, prior: str, step: int, klt: Klt, steps: str | None = None) -> OctavesModel:
+        """With the slide's colour transform."""
+        inverse = None if klt.inverse is None else sum(klt.inverse, ())
+        return cls(prior, step, sum(klt.matrix, ()), klt.mean, inverse=inverse, steps=steps)
+
+    @property
+    def rgb_matrix(self) -> np.ndarray:
+        """(3, 3) int64 in units of 1 / 2^14, from components to RGB."""
+        if self.inverse is None:
+            return np.ascontiguousarray(np.array(self.matrix, np.int64).reshape(3, 3).T)
+        return np.array(self.inverse, np.int64).reshape(3, 3)
 
 
 @dataclass(frozen=True)
@@ -86,6 +103,10 @@ class Decoded:
         """The part at (x, y) of size (w, h)."""
         features = None if self.features is None else self.features[:, y : y + h, x : x + w]
         return Decoded(self.pixels[:, y : y + h, x : x + w], features)
+
+
+def _rows(m: tuple[int, ...]) -> Rows:
+    return ((m[0], m[1], m[2]), (m[3], m[4], m[5]), (m[6], m[7], m[8]))
 
 
 def coarsest_octave(l0_wh: tuple[int, int]) -> int:
