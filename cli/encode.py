@@ -21,7 +21,7 @@ from inrwsi.cli.params import (
     use_threads,
 )
 from inrwsi.cli.progress_view import duration, progress_view
-from inrwsi.errors import UsageError
+from inrwsi.errors import UsageError, is_interrupt
 from inrwsi.fields.models import model_names
 
 if TYPE_CHECKING:
@@ -269,9 +269,9 @@ def encode(
         try:
             with progress_view(quiet=quiet) as progress:
                 report = encode_slide(slide, out, options, progress=progress, resume=resume, overwrite=overwrite)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemError) as error:
             work = out.with_name(out.name + ".work")
-            if not work.is_dir():
+            if not is_interrupt(error) or not work.is_dir():
                 raise
             raise KeyboardInterrupt(f"{work} holds what is done; the same command with --resume goes on") from None
     if not quiet:

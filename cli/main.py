@@ -22,7 +22,7 @@ from inrwsi.cli.info import info
 from inrwsi.cli.sample import sample
 from inrwsi.cli.serve import serve
 from inrwsi.cli.verify import verify
-from inrwsi.errors import InrwsiError
+from inrwsi.errors import InrwsiError, is_interrupt
 
 # Idle threads of torch's pool sleep instead of spinning: where cores are shared, spinning costs five times the work.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -41,13 +41,12 @@ class HouseGroup(click.Group):
             return super().invoke(ctx)
         except InrwsiError as error:
             sentence, code = str(error), error.exit_code
-        except KeyboardInterrupt as interrupt:  # its text says what can be resumed, where anything can
-            sentence, code = "; ".join(["interrupted", *map(str, interrupt.args)]), EXIT_INTERRUPTED
-        except SystemError as error:
-            # Ctrl-C in compiled code: "returned a result with an exception set", the interrupt being its cause.
-            if not isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
+        except (KeyboardInterrupt, SystemError) as error:
+            if not is_interrupt(error):
                 raise
-            sentence, code = "interrupted", EXIT_INTERRUPTED
+            # The text of an interrupt says what can be resumed, where anything can.
+            told = error.args if isinstance(error, KeyboardInterrupt) else ()
+            sentence, code = "; ".join(["interrupted", *map(str, told)]), EXIT_INTERRUPTED
         except OSError as error:
             if error.errno == errno.EPIPE:  # the reader of our output went away: click ends quietly
                 raise

@@ -57,7 +57,7 @@ from inrwsi.rate_control import START_STEP, Goal, Measured, search, settle, step
 from inrwsi.tissue import glass_colour
 from inrwsi.workers import Workers
 
-TUNED_LUMA = 2.0  # what luma counts against colour where bits are spent for MS-SSIM, which is of luma
+TUNED_LUMA = 2.5  # what luma counts against colour where bits are spent for MS-SSIM, which is of luma
 WINDOWS, WINDOW_PX = 64, 64  # from which the colour transform is made
 UNIT_BYTES_A_PX = 48  # of memory, while a unit is coded
 _SSE = struct.Struct("<Q")

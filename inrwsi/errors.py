@@ -66,3 +66,13 @@ class CorruptFile(InrwsiError):
     def __reduce__(self) -> tuple[type[CorruptFile], tuple[str, Cause, str]]:
         # Exceptions cross process borders; the default rebuilds from the message alone.
         return (CorruptFile, (self.path, self.cause, self.where))
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether it is Ctrl-C, be it as compiled code hands it on.
+
+    That is a SystemError, "returned a result with an exception set", whose cause it is.
+    """
+    if isinstance(error, SystemError):
+        return isinstance(error.__cause__ or error.__context__, KeyboardInterrupt)
+    return isinstance(error, KeyboardInterrupt)

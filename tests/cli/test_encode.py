@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from inrwsi.cli.encode import ALL_BUT_NAMED, resolve_associated
+from inrwsi.cli.main import main
 from inrwsi.errors import UsageError
 from inrwsi.formats.container import Container
 from inrwsi.options import EncodeOptions, EncodeReport
@@ -146,6 +148,28 @@ def test_interrupted_encode_leaves_nothing_and_resumes(folder: Path, picture: Pa
     assert "Traceback" not in error
     assert [name for name in os.listdir(folder) if name.startswith((".long", "long"))] == ["long.cinr.work"]
     told(run(*command, "--resume", "--seed", 5), 2, "was begun with seed 0, now it is 5")
+
+
+@pytest.mark.parametrize("cause", [KeyboardInterrupt, MemoryError])
+def test_an_interrupt_of_compiled_code_says_what_can_be_resumed(
+    cause: type[BaseException], picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """numba hands Ctrl-C on as a SystemError; what is no interrupt stays what it is."""
+    out = tmp_path / "a.cinr"
+
+    def encode(*_: object, **__: object) -> None:
+        out.with_name("a.cinr.work").mkdir()
+        raise SystemError("returned a result with an exception set") from cause()
+
+    monkeypatch.setattr("inrwsi.encode.encode", encode)
+    result = CliRunner().invoke(main, ["encode", str(picture), "-o", str(out), "--quiet"])
+    if cause is KeyboardInterrupt:
+        assert result.exit_code == 130
+        assert result.stderr == (
+            f"inrwsi: interrupted; {out}.work holds what is done; the same command with --resume goes on\n"
+        )
+    else:
+        assert isinstance(result.exception, SystemError)
 
 
 def test_machine_errors_are_sentences(folder: Path, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
