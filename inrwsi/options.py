@@ -222,14 +222,18 @@ def check_encodable(source: SlideSource, out: Path, options: EncodeOptions, *, o
         raise UsageError(f"{out}: the folder {out.parent} does not exist; make it first")
     if not os.access(out.parent, os.W_OK):
         raise UsageError(f"{out}: the folder {out.parent} is not writable; choose another")
+    channels = f"{source.channels} channel{'' if source.channels == 1 else 's'} of {source.bit_depth} bits"
     if source.bit_depth != 8 or source.channels not in (1, 3):
+        if options.model == "octaves":
+            raise UsageError(
+                f"{source.name}: has {channels}; model octaves encodes 1 or 3 channels of 8 bits, and the models that "
+                "are fitted up to 16 of 8 or 16 bits, so give one of these, such as --model siren"
+            )
+        if options.prior is not None:
+            raise UsageError(f"{source.name}: has {channels}; --prior is of 1 or 3 of 8 bits, so leave it out")
+    if options.loss in ("stain", "nuclei") and (source.channels != 3 or source.bit_depth != 8):
         raise UsageError(
-            f"{source.name}: has {source.channels} channels of {source.bit_depth} bits; model {options.model} encodes "
-            "1 or 3 channels of 8 bits, so convert it first"
-        )
-    if options.loss in ("stain", "nuclei") and source.channels != 3:
-        raise UsageError(
-            f"{source.name}: has {source.channels} channel; --loss {options.loss} is of colour, so leave it out"
+            f"{source.name}: has {channels}; --loss {options.loss} is of colour, 3 of 8 bits, so leave it out"
         )
     for name in options.keep_associated:
         if name not in source.associated:
