@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inrwsi.fields.ranges import LEVEL_MAX, ZERO_LEVEL, Range, Ranges, bounds
+from inrwsi.fields.ranges import BYTES, LEVEL_MAX, ZERO_LEVEL, Range, Ranges, bounds
 
 ACTIVATION_MAX = 127
 RELU_MAX = 255
@@ -198,7 +198,7 @@ def sine_table(device: str) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def sample_table(device: str, channel: Range) -> Tensor:
+def sample_table(device: str, channel: Range = BYTES) -> Tensor:
     """Samples of a channel's range for 4096 steps of a turn: low + (high - low) (1 + sin(2 pi i / 4096)) / 2, rounded.
 
     By shares of the range, whole 2^-24ths, which no libm comes near a tie of; what follows is in integers.
