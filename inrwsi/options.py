@@ -65,7 +65,7 @@ class EncodeOptions:
         model: `octaves`, or one of those that are fitted by descent (`fields.models`), such as `cinr`.
         quality: of octaves, 1 to 100: a fixed quantiser step, no search. 60 where no target is given.
         psnr_db: of octaves, PSNR of RGB over the whole slide, in dB, met within 0.1 dB.
-        ratio: uncompressed bytes (one a pixel and channel) over the file's, met within 2 %.
+        ratio: uncompressed bytes (one a pixel and channel, of 16 bits two) over the file's, met within 2 %.
         size_bytes: of the file, met within 2 %.
         effort: of octaves, `fast`, `default` or `best`.
         self_contained: of octaves, hold all networks in the file, so that it needs no prior of the package. Files of
