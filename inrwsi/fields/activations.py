@@ -21,7 +21,7 @@ SINE_STEPS = 1 << SINE_BITS
 RADIANS_A_STEP = 2 * math.pi / SINE_STEPS
 STEPS_A_RADIAN = SINE_STEPS / (2 * math.pi)
 SAMPLES_A_UNIT = LEVEL_MAX / 2
-SHARE_BITS = 24  # of `sample_table`'s shares of a range
+SHARE_BITS = 24
 
 
 class Activation:
@@ -197,14 +197,20 @@ def sine_table(device: str) -> Tensor:
     )
 
 
+@lru_cache(maxsize=1)
+def range_shares() -> tuple[int, ...]:
+    """round(2^23 (1 + sin(2 pi i / 4096))): shares of a range, whole 2^-24ths. SPEC.md lists their checksum too."""
+    half = 1 << (SHARE_BITS - 1)
+    return tuple(math.floor(half * (1 + math.sin(2 * math.pi * i / SINE_STEPS)) + 0.5) for i in range(SINE_STEPS))
+
+
 @lru_cache(maxsize=64)
 def sample_table(device: str, channel: Range = BYTES) -> Tensor:
     """Samples of a channel's range for 4096 steps of a turn: low + (high - low) (1 + sin(2 pi i / 4096)) / 2, rounded.
 
-    By shares of the range, whole 2^-24ths, which no libm comes near a tie of; what follows is in integers.
+    From `range_shares` on it is in integers.
     """
     low, high = channel
     half = 1 << (SHARE_BITS - 1)
-    shares = [math.floor(half * (1 + math.sin(2 * math.pi * i / SINE_STEPS)) + 0.5) for i in range(SINE_STEPS)]
-    values = [low + ((share * (high - low) + half) >> SHARE_BITS) for share in shares]
+    values = [low + ((share * (high - low) + half) >> SHARE_BITS) for share in range_shares()]
     return torch.tensor(values, dtype=torch.float32, device=device)
