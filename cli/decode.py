@@ -181,9 +181,16 @@ def write_view(
     slide = container.header.slide
     width, height = view.out_wh
     mpp_um = view.mpp_um(slide)
-    with open_writer(
-        out, (width, height), slide.channels, mpp_um=mpp_um, icc=container.icc(), quality=quality
-    ) as writer:
+    writer = open_writer(
+        out,
+        (width, height),
+        slide.channels,
+        mpp_um=mpp_um,
+        icc=container.icc(),
+        quality=quality,
+        bit_depth=slide.bit_depth,
+    )
+    with writer:
         # From here on torch is there; every mistake that can be seen without it has been told.
         from inrwsi.decode import Decoder
 

@@ -87,7 +87,8 @@ Examples:
     "--ratio",
     type=click.FloatRange(1, 1_000_000),
     metavar="N",
-    help="N times smaller than the pixels without compression, which are 3 bytes each (grey: 1); met within 2 %.",
+    help="N times smaller than the pixels without compression, which are 3 bytes each (grey: 1; other slides a byte or "
+    "two a channel); met within 2 %.",
 )
 @click.option(
     "--size",
@@ -232,8 +233,9 @@ def encode(
 ) -> None:
     """Encode SOURCE, a whole-slide image or a picture, as a .cinr file.
 
-    SOURCE is anything that OpenSlide opens, a TIFF or OME-TIFF, a PNG or a JPEG. The file appears under its name when
-    it is whole, not before. Names, dates and numbers of patients and cases are never carried over.
+    SOURCE is anything that OpenSlide opens, a TIFF or OME-TIFF, a PNG or a JPEG, of 1 or 3 channels of 8 bits; with
+    any model but octaves of up to 16, of 8 or 16 bits. The file appears under its name when it is whole, not before.
+    Names, dates and numbers of patients and cases are never carried over.
     """
     check_output(out, (".cinr",), overwrite=overwrite)
     from inrwsi.formats.source import open_source

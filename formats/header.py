@@ -52,6 +52,16 @@ class SlideInfo:
     def l0_wh(self) -> tuple[int, int]:
         return (self.width, self.height)
 
+    @property
+    def samples(self) -> str:
+        """What a pixel is, for messages."""
+        return f"{self.channels} channel{'' if self.channels == 1 else 's'} of {self.bit_depth} bits"
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether it is grey or RGB of 8 bits, which is all that OpenSlide's interface, viewers and JPEG know."""
+        return self.channels in (1, 3) and self.bit_depth == 8
+
 
 def check_colour(key: str, colour: tuple[int, ...], slide: SlideInfo) -> None:
     """Raise `ConfigError` unless `colour` has one value a channel, each within the bit depth."""

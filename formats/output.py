@@ -22,19 +22,21 @@ def open_writer(
     mpp_um: tuple[float, float] | None,
     icc: bytes | None,
     quality: int = 90,
+    bit_depth: int = 8,
 ) -> RegionWriter:
-    """A writer for one picture of `wh` pixels, uint8, by the suffix of `path`.
+    """A writer for one picture of `wh` pixels, uint8 or uint16, by the suffix of `path`.
 
     Args:
         mpp_um: micrometres a pixel (x, y), written as the resolution; JFIF has room from 0.153 um on.
         icc: raw ICC profile.
         quality: of JPEG, 1 to 100; the other formats are lossless.
+        bit_depth: 8 or 16, which JPEG does not have.
 
     Raises:
         UsageError: the suffix is none of .png .tif .tiff .jpg .jpeg, or the format cannot hold such a picture.
     """
     path = Path(path)
-    spec = PictureSpec(wh, channels, mpp_um, icc)
+    spec = PictureSpec(wh, channels, mpp_um, icc, bit_depth)
     suffix = path.suffix.lower()
     if suffix in JpegWriter.suffixes:
         return JpegWriter(path, spec, quality)

@@ -19,12 +19,18 @@ from inrwsi.errors import UsageError
 
 @dataclass(frozen=True)
 class PictureSpec:
-    """What is known before the first row: size in pixels, channels, micrometres a pixel (x, y), ICC profile."""
+    """What is known before the first row: size in pixels, channels, micrometres a pixel (x, y), ICC profile, bits."""
 
     wh: tuple[int, int]
     channels: int
     mpp_um: tuple[float, float] | None
     icc: bytes | None
+    bit_depth: int = 8
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the pixels, uint8 or uint16."""
+        return np.dtype(f"uint{self.bit_depth}")
 
     @property
     def per_metre(self) -> tuple[float, float] | None:
@@ -48,6 +54,7 @@ class RegionWriter(ABC):
     suffixes: ClassVar[tuple[str, ...]]
     max_side_px: ClassVar[int]
     allowed_channels: ClassVar[tuple[int, ...]] = (1, 3)
+    allowed_bits: ClassVar[tuple[int, ...]] = (8, 16)
 
     def __init__(self, path: Path, spec: PictureSpec) -> None:
         width, height = spec.wh
@@ -56,8 +63,9 @@ class RegionWriter(ABC):
                 f"{path}: {width}x{height} pixels do not fit; a {path.suffix} file has 1 to {self.max_side_px} a side"
                 + ("" if self.max_side_px > 2**30 else "; write .tif or .png")
             )
-        if spec.channels not in self.allowed_channels:
-            raise UsageError(f"{path}: a {path.suffix} file cannot hold {spec.channels} channels; write .tif")
+        if spec.channels not in self.allowed_channels or spec.bit_depth not in self.allowed_bits:
+            held = f"{spec.channels} channel{'' if spec.channels == 1 else 's'} of {spec.bit_depth} bits"
+            raise UsageError(f"{path}: a {path.suffix} file cannot hold {held}; write .tif")
         self.path, self.spec = path, spec
         self._partial = partial_path(path)
         self._rows = 0
@@ -70,7 +78,7 @@ class RegionWriter(ABC):
 
     @abstractmethod
     def _put(self, strip: np.ndarray) -> None:
-        """Write the next `strip_rows` rows (fewer at the end), (h, w, C) uint8, C-contiguous."""
+        """Write the next `strip_rows` rows (fewer at the end), (h, w, C) of `spec.dtype`, C-contiguous."""
 
     @abstractmethod
     def _finish(self) -> None:
@@ -98,10 +106,13 @@ class RegionWriter(ABC):
         return self
 
     def write(self, strip: np.ndarray) -> None:
-        """Write the next rows: (h, width, channels) uint8. UsageError if they do not fit or the disk refuses them."""
+        """Write the next rows: (h, width, channels) of `spec.dtype`.
+
+        UsageError if they do not fit or the disk refuses them.
+        """
         width, height = self.spec.wh
-        if strip.ndim != 3 or strip.shape[1:] != (width, self.spec.channels) or strip.dtype != np.uint8:
-            wanted = f"uint8 (rows, {width}, {self.spec.channels})"
+        if strip.ndim != 3 or strip.shape[1:] != (width, self.spec.channels) or strip.dtype != self.spec.dtype:
+            wanted = f"{self.spec.dtype} (rows, {width}, {self.spec.channels})"
             raise UsageError(f"{self.path}: a strip must be {wanted}, not {strip.dtype} {strip.shape}")
         if self._rows + len(strip) > height:
             raise UsageError(f"{self.path}: strips of {self._rows + len(strip)} rows for a picture of {height}")

@@ -30,6 +30,7 @@ class JpegWriter(RegionWriter):
 
     suffixes: ClassVar[tuple[str, ...]] = (".jpg", ".jpeg")
     max_side_px: ClassVar[int] = 65500
+    allowed_bits: ClassVar[tuple[int, ...]] = (8,)
 
     def __init__(self, path: Path, spec: PictureSpec, quality: int) -> None:
         if not 1 <= quality <= 100:

@@ -70,13 +70,14 @@ class TiffWriter(RegionWriter):
         width, height = self.spec.wh
         channels = self.spec.channels
         per_metre = self.spec.per_metre
+        raw_bytes = width * height * channels * self.spec.dtype.itemsize
         try:
-            with tifffile.TiffWriter(file, bigtiff=width * height * channels > _CLASSIC_BYTES) as tiff:
+            with tifffile.TiffWriter(file, bigtiff=raw_bytes > _CLASSIC_BYTES) as tiff:
                 tiff.write(
                     self._tiles(),
                     # tifffile takes a last axis of one for the width
                     shape=(height, width, channels) if channels > 1 else (height, width),
-                    dtype=np.uint8,
+                    dtype=self.spec.dtype,
                     tile=(_TILE, _TILE),
                     photometric="rgb" if channels == 3 else "minisblack",
                     planarconfig="contig" if channels > 1 else None,

@@ -35,7 +35,7 @@ class TileError:
     Attributes:
         l0_xy: its top left corner, in level-0 pixels.
         psnr_db: over its pixels, all channels together; inf where there is no error.
-        source, decoded: (h, w, C) uint8.
+        source, decoded: (h, w, C) uint8 or uint16.
     """
 
     l0_xy: tuple[int, int]
@@ -49,7 +49,7 @@ class CompareReport:
     """Figures of the whole slide.
 
     Attributes:
-        psnr_db: of the squared error over all pixels and channels, peak 255; inf where there is no error.
+        psnr_db: of the squared error over all pixels and channels, peak 255 or 65535; inf where there is no error.
         ssim: mean over all windows that lie within the slide, of luma; nan where it is smaller than one.
         l0_wh: size that was compared, in level-0 pixels.
         worst: the tiles with the largest error, the worst first.
@@ -76,7 +76,7 @@ def compare(
 
     Args:
         file: path, URL, seekable binary file object or open container, which stays the caller's to close.
-        against: slide file or picture, (h, w, C) uint8 pixels, or an open source, which stays the caller's to close.
+        against: slide file or picture, (h, w, C) pixels, or an open source, which stays the caller's to close.
         worst: how many of the worst tiles to report.
         device: auto, cpu or cuda.
         cache_bytes: limit of what the decoder keeps.
@@ -122,7 +122,7 @@ def _compare(decoder: Decoder, source: SlideSource, worst: int, progress: Callab
 
 
 def _strips(decoder: Decoder, source: SlideSource, x: int) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
-    """A band of columns from `x`, top to bottom: (y, first, original, decoded), the last two (rows, columns, C) uint8.
+    """A band of columns from `x`, top to bottom: (y, first, original, decoded), the last two (rows, columns, C).
 
     Row `first` is row y of the slide. Rows before it, and columns past the band, belong to what is beside the strip:
     each window of SSIM lies whole in just one strip.
@@ -167,14 +167,17 @@ class _Worst:
 
 
 def worst_tiles_picture(tiles: tuple[TileError, ...]) -> Image.Image:
-    """A row a tile: the source, what was decoded, and grey plus `DIFFERENCE_GAIN` times their difference; RGB."""
+    """A row a tile: the source, what was decoded, and grey plus `DIFFERENCE_GAIN` times their difference; RGB.
+
+    Channels of 16 bits are shown from the source's darkest to its brightest of the tile, many channels as their mean.
+    """
     row_px = TILE_PX + _CAPTION_PX + _BORDER_PX
     picture = Image.new("RGB", (3 * (TILE_PX + _BORDER_PX) + _BORDER_PX, row_px * len(tiles) + _BORDER_PX), "white")
     draw = ImageDraw.Draw(picture)
     for number, tile in enumerate(tiles):
         y = _BORDER_PX + number * row_px
-        difference = 128 + DIFFERENCE_GAIN * (tile.decoded.astype(np.int32) - tile.source)
-        panes = (tile.source, tile.decoded, np.clip(difference, 0, 255).astype(np.uint8))
+        source, decoded = _shown(tile)
+        panes = (source, decoded, 128 + DIFFERENCE_GAIN * (decoded - source))
         captions = (
             f"x={tile.l0_xy[0]} y={tile.l0_xy[1]}",
             f"decoded, {tile.psnr_db:.2f} dB",
@@ -184,8 +187,22 @@ def worst_tiles_picture(tiles: tuple[TileError, ...]) -> Image.Image:
             x = _BORDER_PX + column * (TILE_PX + _BORDER_PX)
             draw.text((x, y), caption, fill="black")
             rgb = pane if pane.shape[2] == 3 else np.repeat(pane, 3, axis=2)
+            rgb = np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
             picture.paste(Image.fromarray(rgb), (x, y + _CAPTION_PX))
     return picture
+
+
+def _shown(tile: TileError) -> tuple[np.ndarray, np.ndarray]:
+    """Source and decoded as (h, w, 1 or 3) float64, of 0..255."""
+    low, high = tile.source.min(axis=(0, 1)), tile.source.max(axis=(0, 1))
+    if tile.source.dtype == np.uint8:
+        low, high = np.zeros_like(low), np.full_like(high, 255)
+    source, decoded = (
+        (p - low.astype(np.float64)) * (255 / np.maximum(high - low, 1)) for p in (tile.source, tile.decoded)
+    )
+    if source.shape[2] in (1, 3):
+        return source, decoded
+    return source.mean(axis=2, keepdims=True), decoded.mean(axis=2, keepdims=True)
 
 
 def save_picture(picture: Image.Image, out: Path) -> None:

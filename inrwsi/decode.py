@@ -36,7 +36,8 @@ class ModelDecoder(Protocol):
     ) -> Iterator[tuple[Rect, np.ndarray | tuple[int, ...] | CorruptFile]]:
         """Rectangles of samples that cover `rect`, each sample of it once, none beyond `sampling.samples_wh`.
 
-        With each its (h, w, channels) uint8 samples, its one colour where it is blank, or what is wrong with it.
+        With each its (h, w, channels) samples, uint8 or uint16, its one colour where it is blank, or what is wrong with
+        it.
         """
         ...
 
@@ -93,7 +94,7 @@ class Decoder:
         except BaseException:
             self.close()
             raise
-        self._salvage = salvage
+        self._salvage, self._dtype = salvage, np.dtype(f"uint{self.header.slide.bit_depth}")
         self.damaged: list[CorruptFile] = []
 
     @property
@@ -118,7 +119,7 @@ class Decoder:
         step: float = 1.0,
         out_wh: tuple[int, int] | None = None,
     ) -> np.ndarray:
-        """The rectangle as one (h, w, channels) uint8 array; arguments as for `strips`."""
+        """The rectangle as one (h, w, channels) array, uint8 or uint16 as the slide is; arguments as for `strips`."""
         _, h = self._size(l0_wh, step, out_wh)
         (strip,) = self.strips(l0_xy, l0_wh, step=step, out_wh=out_wh, strip_rows=h)
         return strip
@@ -144,10 +145,11 @@ class Decoder:
             out_wh: exact output size instead.
 
         Yields:
-            (rows, w, channels) uint8.
+            (rows, w, channels) uint8, or uint16 where the slide has 16 bits.
 
         Raises:
-            UsageError: an empty rectangle or output, or more than 2^20 output pixels a side.
+            UsageError: an empty rectangle or output, more than 2^20 output pixels a side, or more samples under one
+                than can be summed (`resample.AreaSum`).
             CorruptFile: a chunk is damaged, without `salvage`.
         """
         w, h = self._size(l0_wh, step, out_wh)
@@ -171,7 +173,7 @@ class Decoder:
     def _rectangle(
         self, l0_xy: tuple[int, int], step_xy: tuple[float, float], out_x: tuple[int, int], out_y: tuple[int, int]
     ) -> np.ndarray:
-        """Output columns `out_x` and rows `out_y`, as (rows, columns, channels) uint8."""
+        """Output columns `out_x` and rows `out_y`, as (rows, columns, channels)."""
         slide = self.header.slide
         sampling = self._model.sampling(min(step_xy))
         # From here on all is in samples.
@@ -186,10 +188,11 @@ class Decoder:
         if step == (1.0, 1.0) and start[0].is_integer() and start[1].is_integer():
             asked = Rect(int(low[0]), int(low[1]), int(high[0] - low[0]), int(high[1] - low[1]))
             return self._copy(asked, rect, sampling, background)
+        samples_wh, ends = sampling.samples_wh(slide.l0_wh), sampling.ends(slide.l0_wh)
         total = (
-            CubicSum(out_x, out_y, start, step, slide.channels, sampling.samples_wh(slide.l0_wh))
+            CubicSum(out_x, out_y, start, step, slide.channels, samples_wh, self._dtype)
             if enlarged
-            else AreaSum(out_x, out_y, start, step, slide.channels, sampling.begins, sampling.ends(slide.l0_wh))
+            else AreaSum(out_x, out_y, start, step, slide.channels, sampling.begins, ends, self._dtype)
         )
         for block, samples in self._blocks(rect, sampling):
             total.add((block.x, block.y), (block.w, block.h), samples)
@@ -197,7 +200,7 @@ class Decoder:
 
     def _copy(self, asked: Rect, rect: Rect, sampling: Sampling, background: np.ndarray) -> np.ndarray:
         """The samples of `asked`, of which `rect` is on the slide, as they are."""
-        out = np.empty((asked.h, asked.w, len(background)), np.uint8)
+        out = np.empty((asked.h, asked.w, len(background)), self._dtype)
         out[:] = background
         for block, samples in self._blocks(rect, sampling):
             part = block.intersect(rect)

@@ -37,7 +37,8 @@ def encode(
     """Encode a slide.
 
     Args:
-        source: an open slide (`formats.source.open_source`), 8 bits, 1 or 3 channels.
+        source: an open slide (`formats.source.open_source`): 1 or 3 channels of 8 bits, or with a model that is fitted
+            up to 16 of 8 or 16 bits.
         out: the file to write, ending in `.cinr`. It appears whole, at the end.
         progress: called now and then with what is done.
         resume: go on with what an interrupted encoding of the same source and settings left in `OUT.work`.

@@ -15,6 +15,7 @@ from PIL import Image
 
 import inrwsi
 from inrwsi.formats.header import AssociatedInfo, GridInfo, Header, SlideInfo
+from inrwsi.formats.index import colour_struct
 from inrwsi.formats.source import SlideSource
 from inrwsi.formats.writer import ContainerWriter
 from inrwsi.options import EncodeOptions
@@ -34,7 +35,7 @@ class Task:
         source: the open slide.
         out: the file to make.
         options: how.
-        overview: (h, w, C) uint8, the whole slide at `OVERVIEW_PX`.
+        overview: (h, w, C) uint8 or uint16, the whole slide at `OVERVIEW_PX`.
         tissue: (h, w) bool, where the overview shows something.
         device: where networks run.
         report: takes the progress.
@@ -151,7 +152,7 @@ def write_file(
         for number, payload, blank in chunks:
             octave, ij = whole.chunk_at(number)
             if blank:
-                writer.put_blank(octave, ij, tuple(payload))
+                writer.put_blank(octave, ij, colour_struct(whole.slide).unpack(payload))
             else:
                 writer.put_chunk(octave, ij, payload)
             report(number + 1, whole.chunk_count)
@@ -159,17 +160,28 @@ def write_file(
 
 
 def db(mse: float) -> str:
-    """Mean squared error in levels of 255, as PSNR for a person."""
+    """Mean squared error in 255ths of the largest sample, as PSNR for a person."""
     return f"{10 * np.log10(255.0**2 / max(mse, 1e-9)):.2f} dB"
 
 
 def _preview(overview: np.ndarray) -> bytes:
+    overview = _as_picture(overview)
     by = -(-max(overview.shape[:2]) // PREVIEW_PX)
     h, w = overview.shape[0] // by * by, overview.shape[1] // by * by
     small = overview[: max(h, 1), : max(w, 1)]
     if by > 1 and h and w:
         small = small.reshape(h // by, by, w // by, by, -1).mean(axis=(1, 3)).round().astype(np.uint8)
     return _image_bytes(small, "jpeg")
+
+
+def _as_picture(overview: np.ndarray) -> np.ndarray:
+    """(h, w, 1 or 3) uint8 for a person: each channel of 16 bits from its darkest to its brightest, many as a mean."""
+    if overview.dtype != np.uint8:
+        low, high = overview.min(axis=(0, 1)), overview.max(axis=(0, 1))
+        overview = np.rint((overview - low) * (255 / np.maximum(high - low, 1.0))).astype(np.uint8)
+    if overview.shape[2] not in (1, 3):
+        overview = np.rint(overview.mean(axis=2, keepdims=True)).astype(np.uint8)
+    return overview
 
 
 def _image_bytes(pixels: np.ndarray, kind: str) -> bytes:

@@ -26,12 +26,14 @@ from inrwsi.encode_common import Outcome, Sections, Task, about, db, header_of, 
 from inrwsi.fields.coordinates import CoordinateConfig
 from inrwsi.fields.field import FieldConfig, Tile, estimated_bytes
 from inrwsi.fields.models import config_class
+from inrwsi.fields.ranges import Extremes, Ranges
 from inrwsi.fields.tables import MARGIN_PX, TableConfig
 from inrwsi.fit import networks, tables
 from inrwsi.fit.losses import Loss
 from inrwsi.fit.patches import Patch
 from inrwsi.fit.rate import Budget, Rate, Target
 from inrwsi.formats.header import GridInfo, Header
+from inrwsi.formats.index import colour_struct
 from inrwsi.geometry import Rect, chunk_rect
 from inrwsi.job import Job
 from inrwsi.memory import give_back_free_pages
@@ -92,6 +94,7 @@ class _Coder(Generic[C]):
         self.bases = Bases(settings, job)
         self.sections = Sections.of(task)
         self.coded: list[int] = []
+        self.ranges: Ranges | None = None  # of 16 bits
         self.weights: bytes | None = None
         self.number = 0  # of the round
         self.header = self._header({"name": kind.name})  # its grid holds for all rounds
@@ -104,7 +107,7 @@ class _Coder(Generic[C]):
         """Take the preset that spends about `bpp` bits a pixel on a tile."""
         settings = self.settings
         config = self.kind.for_bpp(bpp, settings.tile_px, self.source.channels, settings.weight_bits)
-        self.config = replace(config, base_layer=settings.prior)
+        self.config = replace(config, base_layer=settings.prior, ranges=self.ranges)
         self.header = self._header(to_dict(self.config))
 
     def _rect(self, number: int) -> Rect:
@@ -120,25 +123,34 @@ class _Coder(Generic[C]):
         return rect.w * rect.h
 
     def scan(self, glass: tuple[int, ...] | None) -> None:
-        """Find the blank chunks; the others are `coded`. `glass` is the slide's colour of it, where it shows any."""
+        """Find the blank chunks; the others are `coded`. `glass` is the slide's colour of it, where it shows any.
+
+        Of 16 bits, find the ranges of the samples of those that are coded, too.
+        """
         before, count = self.job.load_state("scan"), self.header.chunk_count
         if before:
-            self.coded = before["coded"]
+            self.coded, ranges = before["coded"], before["ranges"]
+            self.ranges = None if ranges is None else tuple((low, high) for low, high in ranges)
             return
+        extremes = Extremes(self.source.channels) if self.source.bit_depth == 16 else None
         for number in range(count):
             if number in self.job:
                 continue
-            colour = None if glass is None else is_blank(self._pixels(number), glass)
-            if colour is None:
-                self.coded.append(number)
+            pixels = None if glass is None and extremes is None else self._pixels(number)
+            colour = None if glass is None or pixels is None else is_blank(pixels, glass)
+            if colour is not None:
+                self.job.put(number, colour_struct(self.header.slide).pack(*colour), blank=True)
             else:
-                self.job.put(number, bytes(colour), blank=True)
+                self.coded.append(number)
+                if extremes is not None and pixels is not None:
+                    extremes.add(pixels)
             self.report(Progress("scan", number + 1, count, "tiles", f"{len(self.coded)} with tissue"))
-        self.job.save_state("scan", {"coded": self.coded})
+        self.ranges = None if extremes is None else extremes.ranges()
+        self.job.save_state("scan", {"coded": self.coded, "ranges": self.ranges})
 
     def _target(self, number: int) -> np.ndarray:
-        """What a tile's field is fitted to, (h, w, channels) uint8."""
-        return self.bases.target(number, self._pixels(number))
+        """What a tile's field is fitted to, (h, w, channels): its pixels or what its base layer lacks, `as_levels`."""
+        return self.config.as_levels(self.bases.target(number, self._pixels(number)))
 
     def _weights(self, number: int) -> np.ndarray | None:
         """What each pixel of a tile counts to the loss, (h, w, 1) fp32; None where all count the same."""
@@ -154,7 +166,7 @@ class _Coder(Generic[C]):
         option = next((name for name in FIELD_TARGETS if getattr(self.settings, name) is not None), None)
         self.asked = option is not None
         value = getattr(self.settings, option) if option else DEFAULT_BPP
-        raw_bytes = self.source.width * self.source.height * self.source.channels
+        raw_bytes = self.source.width * self.source.height * self.source.channels * self.source.bit_depth // 8
         coded_px = sum(map(self._px, self.coded))
         base_bytes = sum(len(join_payload(base, b"")) for base in map(self.bases.get, self.coded))
         self.target = Target(option or "bpp", value, raw_bytes, coded_px, self.kind.name, base_bytes)
@@ -347,7 +359,9 @@ class _TableCoder(_Coder[TableConfig]):
 
     def _sample(self) -> list[int]:
         """Tiles for the network's fit: drawn at random from those with the most tissue, within the memory setting."""
-        tile_bytes = self.settings.tile_px**2 * self.source.channels + self.config.grid.parameter_count * 16
+        level_bytes = 1 if self.ranges is None else 4
+        tile_bytes = self.settings.tile_px**2 * self.source.channels * level_bytes
+        tile_bytes += self.config.grid.parameter_count * 16
         count = max(1, min(SAMPLE_TILES, self.memory_bytes // 4 // tile_bytes))
         numbers = self.coded or [0]
         shares = np.array([self._tissue_share(self._rect(n)) for n in numbers])

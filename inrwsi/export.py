@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from inrwsi.decode import Decoder
-from inrwsi.errors import CorruptFile
+from inrwsi.errors import CorruptFile, UsageError
 from inrwsi.formats.container import Container
 from inrwsi.formats.export import PyramidSpec, check_export, writer_for
 from inrwsi.formats.export_base import TILE_PX
@@ -98,8 +98,18 @@ def export(
 
 
 def pyramid_spec(container: Container, header: Header, quality: int) -> PyramidSpec:
-    """What a writer needs to know of a file. Raises CorruptFile where the profile or an associated image is damaged."""
+    """What a writer needs to know of a file.
+
+    Raises:
+        UsageError: its slide is not of 1 or 3 channels of 8 bits.
+        CorruptFile: the profile or an associated image is damaged.
+    """
     slide = header.slide
+    if not slide.is_picture:
+        raise UsageError(
+            f"{container.path}: has {slide.samples}; an export has 1 or 3 channels of 8 bits, and `inrwsi decode` "
+            "writes any as a .tif"
+        )
     associated = []
     for info in header.associated:
         with Image.open(io.BytesIO(container.associated(info.name))) as image:

@@ -22,24 +22,31 @@ class SquaredError:
     Attributes:
         squares: sum of squared differences over all samples so far.
         samples: number of samples (pixels x channels) so far.
+        peak: the largest sample there can be, 255 or 65535, by what was counted.
     """
 
     def __init__(self) -> None:
         self.squares = 0
         self.samples = 0
+        self.peak = 255
 
     def add(self, a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> None:
-        """Count two windows of uint8, (h, w) or (h, w, C), where `mask` (h, w) bool is True (everywhere without one).
+        """Count two windows, (h, w) or (h, w, C), where `mask` (h, w) bool is True (everywhere without one).
 
-        UsageError if shapes or dtypes do not fit.
+        Both are uint8 or both uint16, as all windows are. UsageError if shapes or dtypes do not fit.
         """
-        if a.shape != b.shape or a.dtype != np.uint8 or b.dtype != np.uint8:
+        if a.shape != b.shape or a.dtype != b.dtype or a.dtype not in (np.uint8, np.uint16):
             raise UsageError(
-                f"pictures to compare must be uint8 and of one shape, not {a.dtype} {a.shape} and {b.dtype} {b.shape}"
+                f"pictures to compare must be uint8 (or both uint16) and of one shape, not {a.dtype} {a.shape} and "
+                f"{b.dtype} {b.shape}"
             )
+        peak = int(np.iinfo(a.dtype).max)
+        if self.samples and peak != self.peak:
+            raise UsageError(f"windows of {a.dtype} cannot be counted with others whose peak is {self.peak}")
+        self.peak = peak
         if mask is not None and (mask.shape != a.shape[:2] or mask.dtype != np.bool_):
             raise UsageError(f"the mask must be bool {a.shape[:2]}; this is {mask.dtype} {mask.shape}")
-        difference = a.astype(np.int32) - b
+        difference = a.astype(np.int32 if peak == 255 else np.int64) - b
         if mask is not None:
             difference = difference[mask]
         self.squares += int(np.square(difference).sum(dtype=np.int64))
@@ -52,22 +59,25 @@ class SquaredError:
 
     @property
     def psnr_db(self) -> float:
-        """10 log10(255^2 / MSE), the MSE taken over all channels together; inf if identical, nan without samples."""
+        """10 log10(peak^2 / MSE), the MSE taken over all channels together; inf if identical, nan without samples."""
         if self.samples and not self.squares:
             return math.inf
-        return 10 * math.log10(255**2 / self.mse) if self.samples else math.nan
+        return 10 * math.log10(self.peak**2 / self.mse) if self.samples else math.nan
 
 
 def psnr(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """PSNR in dB of two uint8 pictures; see `SquaredError`."""
+    """PSNR in dB of two pictures, both uint8 or both uint16; see `SquaredError`."""
     error = SquaredError()
     error.add(a, b, mask)
     return error.psnr_db
 
 
 def luma_of(pixels: np.ndarray) -> np.ndarray:
-    """(h, w, C) uint8 -> (h, w) float32, 0 to 255, not rounded: BT.601 of three channels, the mean of any others."""
-    values = pixels.astype(np.float32)
+    """(h, w, C) -> (h, w) float32, 0 to 255, not rounded: BT.601 of three channels, the mean of any others.
+
+    Of uint16 samples 65535 becomes 255.
+    """
+    values = pixels.astype(np.float32) if pixels.dtype == np.uint8 else pixels / np.float32(257)
     return values @ np.array(LUMA_WEIGHTS, np.float32) if pixels.shape[2] == 3 else values.mean(axis=2)
 
 

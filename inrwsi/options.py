@@ -65,7 +65,7 @@ class EncodeOptions:
         model: `octaves`, or one of those that are fitted by descent (`fields.models`), such as `cinr`.
         quality: of octaves, 1 to 100: a fixed quantiser step, no search. 60 where no target is given.
         psnr_db: of octaves, PSNR of RGB over the whole slide, in dB, met within 0.1 dB.
-        ratio: uncompressed bytes (one a pixel and channel) over the file's, met within 2 %.
+        ratio: uncompressed bytes (one a pixel and channel, of 16 bits two) over the file's, met within 2 %.
         size_bytes: of the file, met within 2 %.
         effort: of octaves, `fast`, `default` or `best`.
         self_contained: of octaves, hold all networks in the file, so that it needs no prior of the package. Files of
@@ -222,14 +222,18 @@ def check_encodable(source: SlideSource, out: Path, options: EncodeOptions, *, o
         raise UsageError(f"{out}: the folder {out.parent} does not exist; make it first")
     if not os.access(out.parent, os.W_OK):
         raise UsageError(f"{out}: the folder {out.parent} is not writable; choose another")
+    channels = f"{source.channels} channel{'' if source.channels == 1 else 's'} of {source.bit_depth} bits"
     if source.bit_depth != 8 or source.channels not in (1, 3):
+        if options.model == "octaves":
+            raise UsageError(
+                f"{source.name}: has {channels}; model octaves encodes 1 or 3 channels of 8 bits, and the models that "
+                "are fitted up to 16 of 8 or 16 bits, so give one of these, such as --model siren"
+            )
+        if options.prior is not None:
+            raise UsageError(f"{source.name}: has {channels}; --prior is of 1 or 3 of 8 bits, so leave it out")
+    if options.loss in ("stain", "nuclei") and (source.channels != 3 or source.bit_depth != 8):
         raise UsageError(
-            f"{source.name}: has {source.channels} channels of {source.bit_depth} bits; model {options.model} encodes "
-            "1 or 3 channels of 8 bits, so convert it first"
-        )
-    if options.loss in ("stain", "nuclei") and source.channels != 3:
-        raise UsageError(
-            f"{source.name}: has {source.channels} channel; --loss {options.loss} is of colour, so leave it out"
+            f"{source.name}: has {channels}; --loss {options.loss} is of colour, 3 of 8 bits, so leave it out"
         )
     for name in options.keep_associated:
         if name not in source.associated:

@@ -11,12 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
+from inrwsi.errors import UsageError
+
 SHARE = 4096
 PHASES = 4096
 CUBIC_UNIT = 16384
 CUBIC_REACH = 2  # samples beyond those that output pixels lie in, along each axis
 SLACK = 1e-6  # of a source that is one sample wide: what covers less of it does not cover it
-MOST_ROWS = 1024  # of a block, taken together: 32 bits hold their sum at 255 times 4096 each
+MOST_ROWS = 1024  # of a block, taken together: 32 bits hold their sum at 255 times 4096 each (of 16 bits 64 bits do)
+MOST_SIDE = {1: 2**15, 2: 2**11}  # samples under an output pixel, by bytes of one: 4096^2 times the sum is below 2^63
+UINT8 = np.dtype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -180,6 +184,11 @@ class AreaSum:
         start_xy, step: output pixel (i, j) covers `start + (i, j) * step` to one step on, in source samples.
         channels: of the source.
         begins, ends: where the source begins, along both axes, and ends, as for `axis_shares`.
+        dtype: of the source and the result, uint8 or uint16.
+
+    Raises:
+        UsageError: an output pixel covers so much that 64 bits cannot hold its sum: 2^15 samples a side of 8 bits, 2^11
+            of 16.
     """
 
     def __init__(
@@ -191,9 +200,19 @@ class AreaSum:
         channels: int,
         begins: float = 0.0,
         ends: tuple[float, float] = (np.inf, np.inf),
+        dtype: np.dtype = UINT8,
     ) -> None:
         self._out, self._start, self._begins, self._ends = (out_x, out_y), start_xy, begins, ends
         self._step = step if isinstance(step, tuple) else (step, step)
+        self._dtype = dtype
+        # Samples under an output pixel along an axis; cubic interpolation takes four.
+        under = [max(4.0, min(self._step[a], ends[a] - begins)) for a in (0, 1)]
+        most = MOST_SIDE[dtype.itemsize]
+        if under[0] * under[1] > most**2:
+            raise UsageError(
+                f"an output pixel is the mean of {under[0]:,.0f} x {under[1]:,.0f} samples; of {8 * dtype.itemsize} "
+                f"bits at most {most:,} x {most:,} can be summed, so ask for a larger picture"
+            )
         shape = (out_y[1] - out_y[0], out_x[1] - out_x[0])
         self._sum = np.zeros((*shape, channels), np.int64)
         self._weight = np.zeros(shape, np.int64)
@@ -213,7 +232,7 @@ class AreaSum:
         return self._known[key]
 
     def add(self, block_xy: tuple[int, int], block_wh: tuple[int, int], block: np.ndarray) -> None:
-        """Add a source block: (h, w, channels) uint8, or (channels,) integers where it is one colour."""
+        """Add a source block: (h, w, channels) of the dtype, or (channels,) integers where it is one colour."""
         x = self._weights(0, block_xy[0], block_wh[0])
         if block.ndim == 3 and block_wh[1] > MOST_ROWS:
             for row in range(0, block_wh[1], MOST_ROWS):
@@ -231,12 +250,15 @@ class AreaSum:
             return
         h, w, channels = block.shape
         # One kind of array, or the kernel is compiled for each: no copy where it is that kind.
-        rows = np.require(block, np.uint8, ["C", "W"]).reshape(h, w * channels)
-        _add(rows, y.weights, y.spans, x.weights, x.spans, self._sum, y.first, x.first)
+        rows = np.require(block, self._dtype, ["C", "W"]).reshape(h, w * channels)
+        line = np.empty(w * channels, np.int32 if self._dtype == np.uint8 else np.int64)
+        _add(rows, y.weights, y.spans, x.weights, x.spans, self._sum, y.first, x.first, line)
 
     def result(self, outside: np.ndarray) -> np.ndarray:
-        """(rows, columns, channels) uint8 means, `outside` (channels,) where no source lies under a pixel."""
-        return _means(self._sum, self._weight, outside.astype(np.uint8))
+        """(rows, columns, channels) means of the dtype, `outside` (channels,) where no source lies under a pixel."""
+        means = np.empty(self._sum.shape, self._dtype)
+        _means(self._sum, self._weight, outside.astype(self._dtype), float(np.iinfo(self._dtype).max), means)
+        return means
 
 
 class CubicSum(AreaSum):
@@ -245,7 +267,8 @@ class CubicSum(AreaSum):
     All blocks within `CUBIC_REACH` samples of the output pixels have to be added.
 
     Args:
-        samples_wh: of the whole source. The others are as for `AreaSum`.
+        samples_wh: of the whole source. The others are as for `AreaSum`; of 16 bits the weights of four samples along
+            both axes leave 64 bits far from full.
     """
 
     def __init__(
@@ -256,8 +279,9 @@ class CubicSum(AreaSum):
         step: tuple[float, float],
         channels: int,
         samples_wh: tuple[int, int],
+        dtype: np.dtype = UINT8,
     ) -> None:
-        super().__init__(out_x, out_y, start_xy, step, channels)
+        super().__init__(out_x, out_y, start_xy, step, channels, dtype=dtype)
         self._samples = samples_wh
 
     def _axis(self, axis: int, source: tuple[int, int]) -> tuple[int, np.ndarray]:
@@ -276,16 +300,20 @@ def _add(
     total: np.ndarray,
     first_y: int,
     first_x: int,
+    line: np.ndarray,
 ) -> None:
-    """Add the weighted samples of `rows` (h, w * C) uint8 to `total` (rows, columns, C) int64."""
+    """Add the weighted samples of `rows` (h, w * C) to `total` (rows, columns, C) int64.
+
+    `line` (w * C,) is what a row's sums are held in: int32 for samples of 8 bits, int64 for 16.
+    """
     channels = total.shape[2]
-    line = np.empty(rows.shape[1], np.int32)
+    whole = line.dtype.type
     for j in range(len(y_spans)):
         line[:] = 0
         for y in range(y_spans[j, 0], y_spans[j, 1]):
             weight = y_weights[j, y]
             for n in range(line.size):
-                line[n] += np.int32(weight * np.int32(rows[y, n]))
+                line[n] += whole(weight * whole(rows[y, n]))
         for i in range(len(x_spans)):
             for c in range(channels):
                 value = np.int64(0)
@@ -295,13 +323,11 @@ def _add(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _means(total: np.ndarray, weights: np.ndarray, outside: np.ndarray) -> np.ndarray:
-    """`total` (rows, columns, C) over `weights` (rows, columns), rounded, or `outside` where the weight is 0."""
-    means = np.empty(total.shape, np.uint8)
+def _means(total: np.ndarray, weights: np.ndarray, outside: np.ndarray, highest: float, means: np.ndarray) -> None:
+    """To `means`: `total` (rows, columns, C) over `weights` (rows, columns), rounded, or `outside` where that is 0."""
     for j in range(total.shape[0]):
         for i in range(total.shape[1]):
             weight = np.float64(weights[j, i])
             for c in range(total.shape[2]):
                 mean = np.floor(np.float64(total[j, i, c]) / weight + 0.5)
-                means[j, i, c] = min(max(mean, 0.0), 255.0) if weight > 0 else outside[c]
-    return means
+                means[j, i, c] = min(max(mean, 0.0), highest) if weight > 0 else outside[c]

@@ -22,6 +22,7 @@ from inrwsi.slide_parts import (
     Properties,
     best_level,
     between,
+    check_shown,
     choose_levels,
     covered,
     index_of,
@@ -100,7 +101,9 @@ class CinrSlide(openslide.AbstractSlide):
 
     Raises:
         CorruptFile: it is damaged or no `.cinr` file; an `openslide.OpenSlideError` too.
-        UnsupportedVersion, UsageError.
+        UsageError: among others, it is not of 1 or 3 channels of 8 bits, which is all that OpenSlide's interface knows;
+            `decode.Decoder` reads any.
+        UnsupportedVersion.
     """
 
     def __init__(
@@ -121,6 +124,7 @@ class CinrSlide(openslide.AbstractSlide):
             self._file = SlideFile(name, device, cache_bytes)
             try:
                 container = self._file.container
+                check_shown(container)
                 self.header = with_scale(container.header, mpp_um, objective_power)
                 self._levels = choose_levels(self.header, levels, container.path)
                 self._octaves = octave_levels(self.header.slide.l0_wh)

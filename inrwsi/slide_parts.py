@@ -80,6 +80,16 @@ def octave_levels(l0_wh: tuple[int, int]) -> tuple[Level, ...]:
     return tuple(levels)
 
 
+def check_shown(container: Container) -> None:
+    """Raise `UsageError` unless OpenSlide's interface, RGBA of 8 bits, can show the slide."""
+    slide = container.header.slide
+    if not slide.is_picture:
+        raise UsageError(
+            f"{container.path}: has {slide.samples}, and a CinrSlide shows 1 or 3 of 8 bits; read it with "
+            "inrwsi.decode.Decoder, or write it as a .tif with `inrwsi decode`"
+        )
+
+
 def with_scale(header: Header, mpp_um: float | Sequence[float] | None, objective_power: float | None) -> Header:
     """The header with what the caller says of the slide's scale."""
     changes: dict[str, Any] = {}

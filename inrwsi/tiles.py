@@ -61,8 +61,11 @@ class FieldTiles:
             wrong = f"grid.octaves is {list(header.grid.octaves)}, should be [0] for {name}"
         elif header.grid.chunk_px > MAX_TILE_PX:
             wrong = f"grid.chunk_px is {header.grid.chunk_px}, should be at most {MAX_TILE_PX} for {name}"
-        elif config.channels != header.slide.channels or header.slide.bit_depth != 8:
-            wrong = f"model.channels is {config.channels}, should be the slide's {header.slide.channels} of 8 bits"
+        elif config.channels != header.slide.channels:
+            wrong = f"model.channels is {config.channels}, should be the slide's {header.slide.channels}"
+        elif (config.ranges is None) != (header.slide.bit_depth == 8):
+            there = "missing" if config.ranges is None else "there"
+            wrong = f"model.ranges is {there}, and the slide has {header.slide.bit_depth} bits; it is of 16"
         if wrong:
             raise CorruptFile(path, Cause.HEADER, wrong)
         return config
@@ -92,8 +95,9 @@ class FieldTiles:
         """What covers `rect`, in samples, already cut to the slide.
 
         Yields:
-            A rectangle in samples, and its (h, w, channels) uint8 samples, its one colour where it is blank, or what
-            is wrong with its chunk. Every sample of `rect` is covered once; rectangles may reach beyond it.
+            A rectangle in samples, and its (h, w, channels) samples (uint8 or uint16), its one colour where it is
+            blank, or what is wrong with its chunk. Every sample of `rect` is covered once; rectangles may reach beyond
+            it.
         """
         finer = sampling.finer
         chunk_px = self._header.grid.chunk_px * finer

@@ -109,6 +109,6 @@ def test_what_does_not_go_together_is_said(tmp_path: Path) -> None:
         EncodeOptions("siren", loss="stain", prior="jpeg")
     with (
         open_source(picture_px()[..., :1]) as source,
-        pytest.raises(UsageError, match="has 1 channel; --loss nuclei is of colour"),
+        pytest.raises(UsageError, match="has 1 channel of 8 bits; --loss nuclei is of colour"),
     ):
         encode(source, tmp_path / "slide.cinr", EncodeOptions("siren", loss="nuclei"))

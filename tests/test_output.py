@@ -222,7 +222,7 @@ def test_impossible_pictures_are_refused_before_a_file_is_made(tmp_path: Path) -
         attempt("a.bmp")
     with pytest.raises(UsageError, match="65500 a side"):
         attempt("a.jpg", wh=(65501, 8))
-    with pytest.raises(UsageError, match="4 channels; write"):
+    with pytest.raises(UsageError, match="4 channels of 8 bits; write"):
         attempt("a.png", channels=4)
     with pytest.raises(UsageError, match="quality 101"):
         attempt("a.jpeg", quality=101)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from inrwsi.errors import UsageError
 from inrwsi.resample import CUBIC_UNIT, PHASES, SHARE, AreaSum, CubicSum, Sampling, axis_shares, cubic_weights
 
 
@@ -153,3 +154,42 @@ def test_a_source_of_one_sample_counts_wherever_it_is_touched(octave: int) -> No
         touched = np.zeros(2, bool)
         touched[first : first + len(shares)] = shares[:, 0] > 0
         assert tuple(touched.tolist()) == there
+
+
+UINT16 = np.dtype(np.uint16)
+
+
+def test_means_of_16_bits() -> None:
+    """Of samples that 32 bits could not sum: 1200 rows of them, and with odd shares."""
+    image = np.random.default_rng(3).integers(60000, 65536, (1200, 30, 2)).astype(np.uint16)
+    total = AreaSum((0, 10), (0, 4), (0.0, 0.0), (3.0, 300.0), 2, ends=(30, 1200), dtype=UINT16)
+    total.add((0, 0), (30, 1200), image)
+    means = total.result(np.array([0, 0]))
+    sums = image.reshape(4, 300, 10, 3, 2).astype(np.int64).sum(axis=(1, 3))
+    assert means.dtype == np.uint16
+    assert np.array_equal(means, (sums + 450) // 900)
+    total = AreaSum((0, 2), (0, 1), (0.0, 0.0), (1.5, 1.0), 1, dtype=UINT16)
+    total.add((0, 0), (3, 1), np.array([[[65535], [1000], [4]]], np.uint16))
+    assert total.result(np.array([0]))[0, :, 0].tolist() == [round((65535 + 500) / 1.5), round((500 + 4) / 1.5)]
+
+
+def test_cubic_of_16_bits() -> None:
+    """At the quarters between samples, by Keys' weights; what rings beyond 0 and 65535 is cut there."""
+    row = np.array([0, 0, 65535, 65535, 40000], np.uint16)
+    total = CubicSum((0, 10), (0, 1), (0.0, 0.0), (0.5, 1.0), 1, (5, 1), UINT16)
+    total.add((0, 0), (5, 1), row[None, :, None])
+    padded = np.pad(row.astype(np.float64), 2, mode="edge")
+    quarter, three = cubic_weights(np.array([PHASES // 4, 3 * PHASES // 4])) / CUBIC_UNIT
+    want = [w @ padded[at : at + 4] for i in range(5) for w, at in ((three, i), (quarter, i + 1))]
+    found = total.result(np.array([0]))[0, :, 0]
+    assert found.tolist() == [min(max(int(np.floor(v + 0.5)), 0), 65535) for v in want]
+    assert (found == 0).any()
+    assert (found == 65535).any()
+
+
+def test_more_than_64_bits_hold_is_refused() -> None:
+    AreaSum((0, 1), (0, 1), (0.0, 0.0), 2048.0, 1, ends=(9000, 9000), dtype=UINT16)
+    AreaSum((0, 1), (0, 1), (0.0, 0.0), 9000.0, 1, ends=(9000, 9000))
+    AreaSum((0, 1), (0, 1), (0.0, 0.0), 9000.0, 1, ends=(9000, 100), dtype=UINT16)
+    with pytest.raises(UsageError, match="the mean of 2,049 x 2,049 samples; of 16 bits at most 2,048 x 2,048"):
+        AreaSum((0, 1), (0, 1), (0.0, 0.0), 2049.0, 1, ends=(9000, 9000), dtype=UINT16)

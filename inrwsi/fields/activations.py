@@ -12,14 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from inrwsi.fields.ranges import BYTES, LEVEL_MAX, ZERO_LEVEL, Range, Ranges, bounds
+
 ACTIVATION_MAX = 127
 RELU_MAX = 255
 SINE_BITS = 12
 SINE_STEPS = 1 << SINE_BITS
 RADIANS_A_STEP = 2 * math.pi / SINE_STEPS
 STEPS_A_RADIAN = SINE_STEPS / (2 * math.pi)
-SAMPLE_ZERO = 128  # the sample that a linear last layer gives for 0
-SAMPLES_A_UNIT = 127.5
+SAMPLES_A_UNIT = LEVEL_MAX / 2
+SHARE_BITS = 24
 
 
 class Activation:
@@ -31,16 +33,14 @@ class Activation:
         steps: whole numbers before the activation that a real unit of the sum becomes; None where they are chosen
             from the range that the fit measures.
         period: whole numbers before it that change nothing when they are added, if there are some.
-        last_steps: the same of the network's last layer, which gives samples.
-        sample_zero: the sample that a real 0 of the last layer gives; a real unit is `SAMPLES_A_UNIT`.
+        sample_zero: the level that a real 0 of the network's last layer gives; a real unit is `SAMPLES_A_UNIT`.
     """
 
     name: str
     top: int = ACTIVATION_MAX
     steps: float | None = None
     period: int | None = None
-    last_steps: float = SAMPLES_A_UNIT
-    sample_zero: float = SAMPLE_ZERO
+    sample_zero: float = ZERO_LEVEL
 
     def real(self, x: Tensor) -> Tensor:
         """On floats, as the paper has it; `x` is already multiplied by omega."""
@@ -54,13 +54,19 @@ class Activation:
         """`exact` of the rounded `v`, with the gradient of what it rounds."""
         raise NotImplementedError
 
-    def samples(self, v: Tensor) -> Tensor:
-        """Of the last layer: whole numbers to samples 0..255."""
-        return (v + SAMPLE_ZERO).clamp_(0, 255)
+    def last_steps(self, ranges: Ranges) -> list[float]:
+        """`steps` of the last layer, which gives samples, a channel: a real unit is half the range."""
+        return [(high - low) / 2 for low, high in ranges]
 
-    def soft_samples(self, v: Tensor) -> Tensor:
-        """`samples` as floats, not rounded."""
-        return v + SAMPLE_ZERO
+    def samples(self, v: Tensor, ranges: Ranges) -> Tensor:
+        """Of the last layer: whole numbers (B, channels, h, w) to samples, each within its channel's range."""
+        low, high, zero = bounds(ranges, str(v.device))
+        return torch.minimum(torch.maximum(v + zero, low), high)
+
+    def soft_samples(self, v: Tensor, ranges: Ranges) -> Tensor:
+        """`samples` as levels, not rounded: 0..255 is a channel's range."""
+        low, high, zero = bounds(ranges, str(v.device))
+        return (v + (zero - low)) * (LEVEL_MAX / (high - low))
 
 
 class Relu(Activation):
@@ -96,8 +102,7 @@ class Linear(Activation):
 class Sine(Activation):
     """sin(x)."""
 
-    name, steps, last_steps = "sine", STEPS_A_RADIAN, STEPS_A_RADIAN
-    period = SINE_STEPS
+    name, steps, period = "sine", STEPS_A_RADIAN, SINE_STEPS
     sample_zero = SAMPLES_A_UNIT
 
     def real(self, x: Tensor) -> Tensor:
@@ -109,10 +114,14 @@ class Sine(Activation):
     def soft(self, v: Tensor) -> Tensor:
         return _RoundedSine.apply(v)
 
-    def samples(self, v: Tensor) -> Tensor:
-        return look_up(sample_table(str(v.device)), v)
+    def last_steps(self, ranges: Ranges) -> list[float]:
+        return [STEPS_A_RADIAN] * len(ranges)
 
-    def soft_samples(self, v: Tensor) -> Tensor:
+    def samples(self, v: Tensor, ranges: Ranges) -> Tensor:
+        tables = [sample_table(str(v.device), channel) for channel in ranges]
+        return torch.stack([look_up(table, v[:, c]) for c, table in enumerate(tables)], dim=1)
+
+    def soft_samples(self, v: Tensor, ranges: Ranges) -> Tensor:
         return (torch.sin(v * RADIANS_A_STEP) + 1) * SAMPLES_A_UNIT
 
 
@@ -130,11 +139,11 @@ class Cosine(Sine):
     def soft(self, v: Tensor) -> Tensor:
         return super().soft(v + SINE_STEPS // 4)
 
-    def samples(self, v: Tensor) -> Tensor:
-        return super().samples(v + SINE_STEPS // 4)
+    def samples(self, v: Tensor, ranges: Ranges) -> Tensor:
+        return super().samples(v + SINE_STEPS // 4, ranges)
 
-    def soft_samples(self, v: Tensor) -> Tensor:
-        return super().soft_samples(v + SINE_STEPS // 4)
+    def soft_samples(self, v: Tensor, ranges: Ranges) -> Tensor:
+        return super().soft_samples(v + SINE_STEPS // 4, ranges)
 
 
 RELU, LINEAR, SINE, COSINE = Relu(), Linear(), Sine(), Cosine()
@@ -188,8 +197,20 @@ def sine_table(device: str) -> Tensor:
     )
 
 
-@lru_cache(maxsize=8)
-def sample_table(device: str) -> Tensor:
-    """round(127.5 (1 + sin(2 pi i / 4096))), a sample of 0..255."""
-    values = [math.floor(127.5 * (1 + math.sin(2 * math.pi * i / SINE_STEPS)) + 0.5 + 1e-9) for i in range(SINE_STEPS)]
+@lru_cache(maxsize=1)
+def range_shares() -> tuple[int, ...]:
+    """round(2^23 (1 + sin(2 pi i / 4096))): shares of a range, whole 2^-24ths. SPEC.md lists their checksum too."""
+    half = 1 << (SHARE_BITS - 1)
+    return tuple(math.floor(half * (1 + math.sin(2 * math.pi * i / SINE_STEPS)) + 0.5) for i in range(SINE_STEPS))
+
+
+@lru_cache(maxsize=64)
+def sample_table(device: str, channel: Range = BYTES) -> Tensor:
+    """Samples of a channel's range for 4096 steps of a turn: low + (high - low) (1 + sin(2 pi i / 4096)) / 2, rounded.
+
+    From `range_shares` on it is in integers.
+    """
+    low, high = channel
+    half = 1 << (SHARE_BITS - 1)
+    values = [low + ((share * (high - low) + half) >> SHARE_BITS) for share in range_shares()]
     return torch.tensor(values, dtype=torch.float32, device=device)

@@ -24,6 +24,7 @@ from inrwsi.coding.base_layer import KINDS
 from inrwsi.config import check, check_int
 from inrwsi.fields.activations import RELU_MAX
 from inrwsi.fields.networks import INPUT, Layer, Layers, margins_px, run_layers
+from inrwsi.fields.ranges import BYTES, DEEP_MAX, LEVEL_MAX, Ranges, to_levels
 
 MAX_TILE_PX = 4096
 BLOCK_PX = 128
@@ -92,12 +93,14 @@ class FieldConfig:
         channels: samples a pixel.
         weight_bits: of the network's weights, 8 or 16.
         base_layer: the codec of the tiles' base layers, whose residual the field is; None where there are none.
+        ranges: (low, high) of each channel's samples, where they have 16 bits; None where they have 8.
     """
 
     name: str = ""
     channels: int
     weight_bits: int
     base_layer: str | None = None
+    ranges: Ranges | None = None
 
     tile_px: ClassVar[int] = 512  # where nobody says
     passes: ClassVar[int] = 6  # likewise
@@ -109,6 +112,14 @@ class FieldConfig:
         check(self.weight_bits in (8, 16), "weight_bits", self.weight_bits, "8 or 16")
         check_int("channels", self.channels, 1, 16)
         check(self.base_layer is None or self.base_layer in KINDS, "base_layer", self.base_layer, f"one of {KINDS}")
+        if self.base_layer is not None:
+            check(self.channels in (1, 3), "channels", self.channels, "1 or 3 with a base layer")
+            check(self.ranges is None, "ranges", self.ranges, "left out with a base layer")
+        if self.ranges is not None:
+            check(len(self.ranges) == self.channels, "ranges", self.ranges, f"{self.channels} pairs")
+            for low, high in self.ranges:
+                want = f"two numbers of 0 to {DEEP_MAX}, the second at least {LEVEL_MAX} above the first"
+                check(0 <= low <= high - LEVEL_MAX and high <= DEEP_MAX, "ranges", (low, high), want)
 
     @classmethod
     def for_bpp(cls, bpp: float, tile_px: int, channels: int, weight_bits: int) -> Self:
@@ -142,6 +153,15 @@ class FieldConfig:
     def inputs(self, tile: Tile, tile_px: int, rows: Span, columns: Span) -> Tensor:
         """The network's input, (1, n, rows, columns) fp32 whole numbers."""
         raise NotImplementedError
+
+    @property
+    def sample_ranges(self) -> Ranges:
+        """Of every channel, also where the file has none of its own."""
+        return self.ranges or (BYTES,) * self.channels
+
+    def as_levels(self, pixels: np.ndarray) -> np.ndarray:
+        """(h, w, channels) samples as a fit is given them: uint8 as they are, uint16 as fp32 levels of the ranges."""
+        return pixels if self.ranges is None else to_levels(pixels, self.ranges)
 
     @property
     def halo_px(self) -> int:
@@ -182,18 +202,21 @@ def estimated_bytes(tensors: Expected) -> float:
     return sum(math.prod(shape) * STORED_BYTES[dtype] for shape, dtype in tensors.values())
 
 
-def forward(layers: Layers, numbers: Numbers, x: Tensor, *, dilation: int = 1, exact: bool = True) -> Tensor:
+def forward(
+    layers: Layers, numbers: Numbers, x: Tensor, ranges: Ranges | None = None, *, dilation: int = 1, exact: bool = True
+) -> Tensor:
     """A network on whole numbers.
 
     Args:
         x: (B, inputs, h + 2 m d, w + 2 m d), whole numbers, with m the input's margin and d the dilation.
-        exact: decode: rounded, sine by table, returns samples 0..255. Otherwise, for the fit: rounding passes
-            gradients straight through, and the samples are floats, not rounded.
+        ranges: of the samples; 0..255 of each channel by default.
+        exact: decode: rounded, sine by table, returns samples. Otherwise, for the fit: rounding passes gradients
+            straight through, and the result is levels (`fields.ranges`) as floats, not rounded.
 
     Returns:
         (B, channels, h, w) float tensor.
     """
-    last = layers[-1].name
+    last, spans = layers[-1].name, ranges or (BYTES,) * layers[-1].outputs
 
     def step(layer: Layer, x: Tensor) -> Tensor:
         whole, kind = numbers[layer.name], layer.activation
@@ -201,11 +224,11 @@ def forward(layers: Layers, numbers: Numbers, x: Tensor, *, dilation: int = 1, e
             v = (_convolve(x, whole.weight, dilation) * whole.multiplier[:, None, None]).round_()
             if whole.bias is not None:
                 v += whole.bias[:, None, None]
-            return kind.samples(v) if layer.name == last else kind.exact(v)
+            return kind.samples(v, spans) if layer.name == last else kind.exact(v)
         # in the fit the multiplier goes into the weights: one pass over the maps less, and rounding comes after it
         weight = (whole.weight * whole.multiplier[:, None, None, None]).to(torch.float32)
         v = F.conv2d(x, weight, whole.bias, dilation=dilation)
-        return kind.soft_samples(v) if layer.name == last else kind.soft(v)
+        return kind.soft_samples(v, spans) if layer.name == last else kind.soft(v)
 
     return run_layers(layers, x, step, dilation)
 
@@ -231,12 +254,14 @@ def decode_block(
         finer: samples a pixel along each axis: the field between the pixels.
 
     Returns:
-        (h * finer, w * finer, channels) uint8.
+        (h * finer, w * finer, channels) uint8, or uint16 where the config has ranges.
     """
     columns, rows = (
         Span(at * finer, size * finer, finer).widened(config.halo_px)
         for at, size in zip(block_xy, block_wh, strict=True)
     )
     x = config.inputs(tile, tile_px, rows, columns)
-    y = forward(config.layers(), tile.numbers, x, dilation=finer)
-    return y[0].permute(1, 2, 0).to(torch.uint8).cpu().numpy()
+    y = forward(config.layers(), tile.numbers, x, config.sample_ranges, dilation=finer)[0].permute(1, 2, 0)
+    if config.ranges is None:
+        return y.to(torch.uint8).cpu().numpy()
+    return y.cpu().numpy().astype(np.uint16)

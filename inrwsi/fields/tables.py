@@ -54,13 +54,13 @@ class TableConfig(FieldConfig):
     def for_bpp(cls, bpp: float, tile_px: int, channels: int = 3, weight_bits: int = 8) -> Self:
         """The preset for a target in bits a pixel of tissue, of a tile's table.
 
-        Six levels of four features, which grow evenly up to the vertices a side that the target pays for; entries of 4
-        bits, or 6 and 8 where the target would otherwise pay for more vertices than pixels. A level's table is as large
-        as its grid: at the rates of a codec, collisions cost more than they save. The network, some tens of kB, comes
-        on top once a slide.
+        Six levels of four features, or of eight where there are more than three channels, which grow evenly up to the
+        vertices a side that the target pays for; entries of 4 bits, or 6 and 8 where the target would otherwise pay for
+        more vertices than pixels. A level's table is as large as its grid: at the rates of a codec, collisions cost
+        more than they save. The network, some tens of kB, comes on top once a slide.
         """
-        features, levels = 4, 6
-        bits = next(b for b, most_bpp in ((4, 8.0), (6, 14.0), (8, math.inf)) if bpp <= most_bpp)
+        features, levels = 4 if channels <= 3 else 8, 6
+        bits = next(b for b, most_bpp in ((4, 2.0), (6, 3.5), (8, math.inf)) if bpp <= most_bpp * features)
         values = bpp * tile_px**2 / STORED_BITS[bits]
         low, high = 4.0, 2.0 * tile_px
         for _ in range(40):  # the finest level's side, by bisection: the count grows with it

@@ -1,7 +1,7 @@
 """What a fit makes small: squared error, and what more matters to a reader of slides (guidance).
 
-All are terms in units in which samples 0..255 span 2, and all but `nuclei`, which weighs it, add to the squared error:
-alone, none of them says how light a pixel is.
+All are terms in units in which levels 0..255 span 2: samples of 8 bits, or a channel's range of 16 (`fields.ranges`).
+All but `nuclei`, which weighs it, add to the squared error: alone, none of them says how light a pixel is.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Loss:
         """The loss.
 
         Args:
-            y, target: (B, channels, h, w), samples 0..255.
+            y, target: (B, channels, h, w), levels 0..255.
             weights: (B, 1, h, w), from `weights`.
 
         Returns:

@@ -13,6 +13,7 @@ from inrwsi.fields.activations import SAMPLES_A_UNIT
 from inrwsi.fields.coordinates import CoordinateConfig, positions
 from inrwsi.fields.field import Span, forward
 from inrwsi.fields.networks import FieldNet
+from inrwsi.fields.ranges import squared_error
 from inrwsi.fit.losses import MSE, Loss
 from inrwsi.fit.patches import Patch, batches, cosine, patch_grid, phases, targets
 from inrwsi.fit.rate import Cutter, Rate
@@ -41,7 +42,7 @@ def fit_tile(
 
     Args:
         tile_px: side of a whole tile.
-        pixels: (h, w, channels) uint8, the tile cut at the slide's edge.
+        pixels: (h, w, channels), `config.as_levels` of the tile, cut at the slide's edge.
         passes: over the tile's pixels.
         rate: what the tile may take; anything by default.
         loss: what is made small.
@@ -72,12 +73,13 @@ def fit_tile(
         if step < rounding_from:
             y = net(x * unit) * SAMPLES_A_UNIT + last.sample_zero
         else:
-            y = forward(net.layers, quantise(net, config, unit, out_scale, cutter.cut), x, exact=False)
+            numbers = quantise(net, config, unit, out_scale, cutter.cut)
+            y = forward(net.layers, numbers, x, config.sample_ranges, exact=False)
         target = targets([pixels], batch, device)
         optimiser.zero_grad(set_to_none=True)
         loss(y, target, None if weights is None else targets([weights], batch, device)).backward()
         optimiser.step()
-        mse = float((y.detach() - target).square().mean())
+        mse = squared_error(y.detach(), target, config.sample_ranges)
         yield sum(p.w * p.h for p in batch), mse, None
     yield 0, mse, cutter.finish()
 

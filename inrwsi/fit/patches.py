@@ -69,7 +69,7 @@ def batches(patches: Sequence[Patch], size: int, rng: np.random.Generator) -> It
 
 
 def targets(tiles: Sequence[np.ndarray], batch: Sequence[Patch], device: torch.device) -> Tensor:
-    """(B, channels, h, w) fp32 samples 0..255 of the patches."""
+    """(B, channels, h, w) fp32 levels 0..255 of the patches."""
     cut = np.stack([tiles[p.tile][p.y :: p.stride, p.x :: p.stride][: p.h, : p.w] for p in batch])
     return torch.from_numpy(cut).to(device).permute(0, 3, 1, 2).float()
 

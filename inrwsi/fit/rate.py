@@ -29,7 +29,7 @@ class Target:
     Attributes:
         option: `ratio`, `size_bytes` or `bpp`, as of `EncodeOptions`.
         value: of it.
-        raw_bytes: of the slide without compression, one a pixel and channel.
+        raw_bytes: of the slide without compression, one or two a pixel and channel.
         base_bytes: of the tiles' base layers, which are in their payloads and not the fit's affair.
         coded_px: pixels of the tiles that are not blank, of which `bpp` is.
         model: its name.

@@ -21,10 +21,10 @@ def pyramid_start(config: TableConfig, tile_px: int, pixels: np.ndarray) -> np.n
     Hashed levels, whose entries serve several places, start at zero.
 
     Args:
-        pixels: (h, w, channels) uint8.
+        pixels: (h, w, channels) levels, uint8 or fp32.
 
     Returns:
-        (entries, features) fp32, in units in which samples 0..255 span -1..1.
+        (entries, features) fp32, in units in which levels 0..255 span -1..1.
     """
     table = np.zeros((config.grid.entry_count, config.features), np.float32)
     h, w = pixels.shape[:2]

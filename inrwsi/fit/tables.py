@@ -20,6 +20,7 @@ from inrwsi.fields.activations import ACTIVATION_MAX, SAMPLES_A_UNIT, round_thro
 from inrwsi.fields.field import Numbers, Tile, forward
 from inrwsi.fields.grid import FRACTION, Axis, encode_grid
 from inrwsi.fields.networks import INPUT, FieldNet
+from inrwsi.fields.ranges import squared_error
 from inrwsi.fields.tables import TableConfig, features, plan_patch
 from inrwsi.fit.losses import MSE, Loss
 from inrwsi.fit.patches import Patch, batches, cosine, patch_grid, targets
@@ -69,7 +70,7 @@ class NetworkFit:
     """The joint fit of the network and the tables of the sample tiles.
 
     Args:
-        tiles: (h, w, channels) uint8 each.
+        tiles: (h, w, channels) each, `config.as_levels` of it.
         steps: in all; `batch` patches each.
         loss: what is made small.
         weights: (h, w, 1) fp32 of each tile, what each pixel counts to it; all the same by default.
@@ -121,7 +122,7 @@ class NetworkFit:
         return [p for layer in chosen for p in self.net.get_submodule(layer.name).parameters()]
 
     def step(self) -> tuple[int, float]:
-        """One step of Adam. Returns the pixels fitted and the batch's mean squared error (of samples 0..255)."""
+        """One step of Adam. Returns the pixels fitted and the batch's `squared_error`."""
         if not self.quantised and self.step_number >= self.rounding_from:
             self._begin_rounding()
         batch = self._next_batch()
@@ -138,7 +139,7 @@ class NetworkFit:
             with torch.no_grad():
                 self.tables.clamp_(-1, 1)
         self.step_number += 1
-        return sum(p.w * p.h for p in batch), float((y.detach() - target).square().mean())
+        return sum(p.w * p.h for p in batch), squared_error(y.detach(), target, self.config.sample_ranges)
 
     def _next_batch(self) -> list[Patch]:
         if not self._queue:
@@ -154,7 +155,7 @@ class NetworkFit:
             rows, columns = plans(self.config, self.tile_px, batch)
             whole = round_through(self._tables_of(batch) * self.config.table_max)
             x = features(whole, self.config, self._gain(), rows, columns, exact=False)
-            return forward(self.net.layers, self._numbers(), x, exact=False)
+            return forward(self.net.layers, self._numbers(), x, self.config.sample_ranges, exact=False)
         x = self._real_inputs(batch)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             y = self.net(x)
@@ -274,7 +275,7 @@ def fit_tile(
     Args:
         frozen_net: the network and the gain of the slide, on the device to fit on.
         tile_px: side of a whole tile.
-        pixels: (h, w, channels) uint8, the tile cut at the slide's edge.
+        pixels: (h, w, channels), `config.as_levels` of the tile, cut at the slide's edge.
         start: (entries, features) fp32 to start from, `NetworkFit.start` or `.table`.
         passes: over the tile's pixels.
         busy: whether a patch holds tissue.
@@ -307,7 +308,7 @@ def fit_tile(
         scaled = table * config.table_max
         whole = scaled + (_rounded(scaled, cutter.cut, config.table_max) - scaled).detach()
         x = features(whole.expand(len(chosen), -1, -1), config, frozen_net.gain, rows, columns, exact=False)
-        y = forward(layers, frozen_net.numbers, x, exact=False)
+        y = forward(layers, frozen_net.numbers, x, config.sample_ranges, exact=False)
         target = targets([pixels], chosen, device)
         optimiser.zero_grad(set_to_none=True)
         wanted = loss(y, target, None if weights is None else targets([weights], chosen, device))
@@ -315,7 +316,7 @@ def fit_tile(
         optimiser.step()
         with torch.no_grad():
             table.clamp_(-1, 1)
-        mse = float((y.detach() - target).square().mean())
+        mse = squared_error(y.detach(), target, config.sample_ranges)
         yield sum(p.w * p.h for p in chosen), mse, None
     yield 0, mse, cutter.finish()
 

@@ -63,8 +63,8 @@ def quantise(
             weight = module.weight * unit[None, :, None, None]
         scale = weight.detach().abs().amax(dim=(1, 2, 3)).clamp_min(1e-12) / _largest(layer, config, cut)
         whole = round_through(weight / scale[:, None, None, None])
-        steps = _steps(layer, layer is net.layers[-1], out_scale) * net.omega(layer)
-        bias = None if layer.bias_start is None else round_through(module.bias * steps)
+        steps = _steps(net, config, layer, out_scale)
+        bias = None if layer.bias_start is None else round_through(_held(module.bias * steps, layer))
         found[layer.name] = WholeLayer(whole, scale * steps, bias)
     return found
 
@@ -74,11 +74,20 @@ def _largest(layer: Layer, config: FieldConfig, cut: float) -> float:
     return config.weight_max(layer) ** (1.0 if layer.fine else 1.0 - cut)
 
 
-def _steps(layer: Layer, last: bool, out_scale: Scales) -> float:
-    """Whole numbers before its activation that a real unit of a layer's sum becomes."""
-    if last:
-        return layer.activation.last_steps
-    return 1 / out_scale[layer.name] if layer.activation.steps is None else layer.activation.steps
+def _steps(net: FieldNet, config: FieldConfig, layer: Layer, out_scale: Scales) -> Tensor | float:
+    """Whole numbers before its activation that a real unit of a layer's sum becomes, omega and all; or (outputs,)."""
+    omega = net.omega(layer)
+    if layer is net.layers[-1]:
+        weight, last = net.get_submodule(layer.name).weight, layer.activation.last_steps(config.sample_ranges)
+        if isinstance(omega, Tensor):
+            return weight.new_tensor(last) * omega
+        return weight.new_tensor([steps * omega for steps in last])
+    return (1 / out_scale[layer.name] if layer.activation.steps is None else layer.activation.steps) * omega
+
+
+def _held(bias: Tensor, layer: Layer) -> Tensor:
+    """What 16 bits hold of a bias, so that the fit knows of it: half a range of 16 bits is just as much."""
+    return bias if layer.activation.period is not None else bias.clamp(-BIAS_MAX, BIAS_MAX)
 
 
 def frozen(config: FieldConfig, numbers: Numbers) -> dict[str, np.ndarray]:

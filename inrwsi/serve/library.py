@@ -333,8 +333,8 @@ def _read(path: Path) -> Entry:
     with Container.open(path) as container:
         check_model(container)
         slide, file_bytes = container.header.slide, container.file_bytes
-    if slide.channels not in (1, 3):
-        raise UsageError(f"{path}: has {slide.channels} channels; slides of 1 or 3 are served")
+    if not slide.is_picture:
+        raise UsageError(f"{path}: has {slide.samples}; slides of 1 or 3 channels of 8 bits are served")
     facts = Facts(
         id=path.stem,
         name=path.name,

@@ -158,19 +158,20 @@ def test_the_metadata_keys_of_the_spec_are_those_that_are_let_through() -> None:
 
 
 def test_annex_a_names_the_tables_of_the_decoder() -> None:
-    """The checksum of the sine and sample tables, which every decoder of model `cinr` has to meet."""
+    """The checksums of the sine and sample tables, which every decoder of model `cinr` has to meet."""
+    from tests.test_channels import GOLDEN_SHARES
     from tests.test_cinr import GOLDEN_TABLES
 
-    assert re.findall(r"`([0-9a-f]{64})`", SPEC) == [GOLDEN_TABLES]
+    assert re.findall(r"`([0-9a-f]{64})`", SPEC) == [GOLDEN_TABLES, GOLDEN_SHARES]
     keys = re.findall(
-        r"^\| `(\w+)` \| (?:integer|number|string) \|", SPEC.split("### A.1")[1].split("### A.2")[0], re.M
+        r"^\| `(\w+)` \| (?:integer|number|string|array) \|", SPEC.split("### A.1")[1].split("### A.2")[0], re.M
     )
     assert sorted(keys) == sorted(f.name for f in dataclasses.fields(CinrConfig))
 
 
 def test_the_annexes_list_the_keys_of_every_model() -> None:
     tables = [
-        set(re.findall(r"^\| `(\w+)` \| (?:integer|number|string) \|", part, re.M))
+        set(re.findall(r"^\| `(\w+)` \| (?:integer|number|string|array) \|", part, re.M))
         for part in SPEC.split("### C.1")[1].split("### C.2")[0].split("Keys of `model` of `fourier`")
     ]
     for name in model_names():
