@@ -12,6 +12,8 @@ import torch
 from inrwsi.decode import Decoder
 from inrwsi.encode import encode
 from inrwsi.errors import UsageError
+from inrwsi.fields.coordinates import CoordinateConfig
+from inrwsi.fields.models import config_class
 from inrwsi.fit.loss_network import soft_dice_error
 from inrwsi.fit.losses import (
     MS_SSIM_WEIGHT,
@@ -23,12 +25,16 @@ from inrwsi.fit.losses import (
     soft_nuclei,
     stains,
 )
+from inrwsi.fit.networks import fit_tile
+from inrwsi.fit.patches import phases
 from inrwsi.formats.source import open_source
 from inrwsi.metrics import psnr, ssim_maps
 from inrwsi.nuclei import EOSIN, HAEMATOXYLIN, nuclei_map
 from inrwsi.options import LOSSES, EncodeOptions
 from inrwsi.sample import sample_region
 from tests.test_model_files import picture_px
+
+CPU = torch.device("cpu")
 
 
 def pair(side: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
@@ -176,3 +182,33 @@ def test_what_does_not_go_together_is_said(tmp_path: Path) -> None:
         pytest.raises(UsageError, match="has 1 channel; --loss nuclei is of colour"),
     ):
         encode(source, tmp_path / "slide.cinr", EncodeOptions("siren", loss="nuclei"))
+
+
+@pytest.mark.parametrize(("passes", "guided"), [(1, 1), (5, 2), (10, 4)])
+def test_models_of_pixels_see_patches_in_their_last_passes(passes: int, guided: int) -> None:
+    """Of 64 pixels a side, one a step, with what the loss knows of these very pixels; before that, pixels apart."""
+    seen: list[tuple[tuple[int, ...], bool]] = []
+
+    class Spy(Loss):
+        def __call__(self, y: torch.Tensor, target: torch.Tensor, **guide: torch.Tensor) -> torch.Tensor:
+            seen.append((tuple(y.shape), torch.equal(guide["base"], 255 - target)))
+            return super().__call__(y, target)
+
+    pixels = sample_region((900, 900), (72, 72), size_wh=(2048, 2048), seed=1)
+    config = config_class("siren").for_bpp(2, 72, 3, 8)
+    assert isinstance(config, CoordinateConfig)
+    guide = {"base": 255 - pixels}
+    for _ in fit_tile(config, 72, pixels, passes=passes, seed=(0,), device=CPU, loss=Spy("stain"), guide=guide):
+        pass
+    assert len(seen) == passes * len(phases((72, 72), 1024, np.random.default_rng(0)))
+    seen.clear()
+    for _ in fit_tile(config, 72, pixels, passes=passes, seed=(0,), device=CPU, loss=Spy("ms-ssim"), guide=guide):
+        pass
+    assert set(seen) == {((1, 3, 64, 64), True)}
+    assert 4 * guided <= len(seen) <= 9 * guided
+
+
+def test_a_loss_without_what_it_needs_is_no_squared_error() -> None:
+    for name in ("segmentation", "perceptual", "other"):
+        with pytest.raises(ValueError, match=f"there is no loss '{name}', or it lacks its network or its thresholds"):
+            Loss(name)(*pair())

@@ -96,21 +96,27 @@ class Loss:
         if weights is not None:
             squares = squares * weights / weights.mean()
         loss = squares.mean() / SAMPLES_A_UNIT**2
+        if self.name in ("mse", "nuclei"):
+            return loss
         if base is not None:
             y, target = y + (base - SAMPLE_ZERO), target + (base - SAMPLE_ZERO)
+        return loss + self._guidance(y, target, thresholds)
+
+    def _guidance(self, y: Tensor, target: Tensor, thresholds: Tensor | None) -> Tensor:
+        """What adds to the squared error, of pictures."""
         if self.name == "ms-ssim":
-            return loss + MS_SSIM_WEIGHT * (1 - ms_ssim(y, target))
+            return MS_SSIM_WEIGHT * (1 - ms_ssim(y, target))
         if self.name == "stain":
-            return loss + STAIN_WEIGHT * (stains(y) - stains(target)).square().mean()
+            return STAIN_WEIGHT * (stains(y) - stains(target)).square().mean()
         if self.name == "perceptual" and self.network is not None:
-            return loss + PERCEPTUAL_WEIGHT * self.network.feature_error(y, target)
+            return PERCEPTUAL_WEIGHT * self.network.feature_error(y, target)
         if self.name == "segmentation" and self.network is not None:
-            return loss + NETWORK_WEIGHT * self.network.segmentation_error(y, target)
+            return NETWORK_WEIGHT * self.network.segmentation_error(y, target)
         if self.name == "segmentation" and thresholds is not None:
             factor = reduction(self.mpp_um)
             maps = (soft_nuclei(x, thresholds, factor) for x in (y, target))
-            return loss + SEGMENTATION_WEIGHT * soft_dice_error(*maps)
-        return loss
+            return SEGMENTATION_WEIGHT * soft_dice_error(*maps)
+        raise ValueError(f"there is no loss {self.name!r}, or it lacks its network or its thresholds")
 
 
 MSE = Loss()
