@@ -17,9 +17,10 @@ import click
 from inrwsi.errors import UsageError
 from inrwsi.job import write_whole
 
-from . import readme_octaves, report
+from . import readme_guidance, readme_octaves, report
 from . import report_curves as curves
 from . import report_tables as tables
+from .guidance import GuidanceRun
 from .octaves_results import OctavesRun
 from .report_pictures import Pictures
 from .report_tables import Table
@@ -32,6 +33,7 @@ REPORT = "docs/report.html"  # of the complete slide; without pictures, which wo
 PEER = "jpeg2000"  # times are told as multiples of its
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 OCTAVES = (readme_octaves.BEGIN, readme_octaves.END)
+GUIDANCE = (readme_guidance.BEGIN, readme_guidance.END)
 _COLUMNS = (tables.BPP, tables.PSNR, tables.MS_SSIM, tables.NUCLEI_F1, tables.CIEDE2000)
 
 
@@ -42,6 +44,7 @@ class Results:
     rates: RunSet
     speed: RunSet
     octaves: tuple[OctavesRun, ...] = ()
+    guidance: GuidanceRun | None = None
 
 
 @click.command()
@@ -72,7 +75,9 @@ def load_results(root: Path) -> Results:
     suffix = "" if all((folder / f"{name}.json").exists() for name in names) else "_quick"
     rates, speed = (load(RunSet, folder / f"{name}{suffix}.json") for name in names)
     octaves = [folder / f"octaves_{name}.json" for name in ("crops", "crops_ms_ssim", "slide")]
-    return Results(rates, speed, tuple(load(cast(Any, OctavesRun), path) for path in octaves if path.exists()))
+    runs = tuple(load(cast(Any, OctavesRun), path) for path in octaves if path.exists())
+    guidance = folder / "guidance.json"
+    return Results(rates, speed, runs, load(GuidanceRun, guidance) if guidance.exists() else None)
 
 
 def stale(root: Path, results: Results) -> dict[Path, bytes]:
@@ -83,8 +88,9 @@ def stale(root: Path, results: Results) -> dict[Path, bytes]:
     """
     readme = root / "README.md"
     text = readme.read_text(encoding="utf-8")
+    text = replaced(replaced(text, block(results)), octaves_block(results), OCTAVES)
     wanted = {
-        readme: replaced(replaced(text, block(results)), octaves_block(results), OCTAVES).encode(),
+        readme: replaced(text, guidance_block(results), GUIDANCE).encode(),
         root / FIGURE: figure(results).encode(),
         root / REPORT: report.render(results.rates.runs[0], Pictures()).encode(),
     }
@@ -107,6 +113,12 @@ def octaves_block(results: Results) -> str:
     for text, table in readme_octaves.paragraphs(list(results.octaves)):
         parts += [text] if table is None else [text, markdown(table, set())]
     return "\n\n".join(parts)
+
+
+def guidance_block(results: Results) -> str:
+    """The Markdown between the markers of the guidance losses."""
+    run = results.guidance
+    return "" if run is None else f"{readme_guidance.text(run)}\n\n{markdown(readme_guidance.table(run), set())}"
 
 
 def figure(results: Results) -> str:

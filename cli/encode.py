@@ -33,7 +33,7 @@ GROUPS = (
     ("Output", ("out", "overwrite", "resume", "keep_associated")),
     ("Target (at most one)", ("quality", "psnr_db", "ratio", "size_bytes", "bpp")),
     ("Model", ("model", "effort", "tune", "self_contained", "seed")),
-    ("Of the other models", ("passes", "tile_px", "weight_bits", "prior", "prior_quality", "loss")),
+    ("Of the other models", ("passes", "tile_px", "weight_bits", "prior", "prior_quality", "loss", "loss_network")),
     ("What the source does not say", ("source_mpp", "objective_power")),
     ("Running", ("device", "threads", "memory_mb", "quiet")),
 )
@@ -163,9 +163,17 @@ Examples:
 )
 @click.option(
     "--loss",
-    type=click.Choice(["mse", "ms-ssim", "stain", "nuclei"]),
-    help="Of the other models. What the fit makes small: squared error; with MS-SSIM; with that of haematoxylin and "
-    "eosin; or squared error that counts five times in nuclei.  [default: mse]",
+    type=click.Choice(["mse", "ms-ssim", "stain", "nuclei", "segmentation", "perceptual"]),
+    help="Of the other models. What the fit makes small: squared error (mse); with MS-SSIM; with that of haematoxylin "
+    "and eosin (stain); so that it counts five times in nuclei; with how far these are found again (segmentation); or "
+    "with the error of a network's features (perceptual).  [default: mse]",
+)
+@click.option(
+    "--loss-network",
+    type=click.Path(path_type=Path),
+    metavar="NET.pt",
+    help="Of --loss perceptual, and of segmentation in place of the classical map of nuclei: a TorchScript file, as "
+    "docs/guidance.md says. It is a program, which runs: use none that is not trusted. Decoding does not need it.",
 )
 @click.option(
     "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, metavar="N", help="Of all that is drawn."
@@ -220,6 +228,7 @@ def encode(
     prior: str | None,
     prior_quality: float | None,
     loss: str | None,
+    loss_network: Path | None,
     seed: int,
     source_mpp: float | None,
     objective_power: float | None,
@@ -257,6 +266,7 @@ def encode(
         prior=prior,
         prior_quality=prior_quality,
         loss=loss,
+        loss_network=loss_network,
         seed=seed,
         device=device,
         memory_mb=memory_mb,

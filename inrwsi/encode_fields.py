@@ -29,15 +29,14 @@ from inrwsi.fields.models import config_class
 from inrwsi.fields.ranges import Extremes, Ranges
 from inrwsi.fields.tables import MARGIN_PX, TableConfig
 from inrwsi.fit import networks, tables
-from inrwsi.fit.losses import Loss
-from inrwsi.fit.patches import Patch
+from inrwsi.fit.losses import Loss, loss_of
+from inrwsi.fit.patches import NO_GUIDE, Guide, Patch
 from inrwsi.fit.rate import Budget, Rate, Target
 from inrwsi.formats.header import GridInfo, Header
 from inrwsi.formats.index import colour_struct
 from inrwsi.geometry import Rect, chunk_rect
 from inrwsi.job import Job
 from inrwsi.memory import give_back_free_pages
-from inrwsi.nuclei import WORKING_MPP_UM
 from inrwsi.options import DEFAULT_BPP, FIELD_TARGETS, MOST_BPP, FieldSettings
 from inrwsi.progress import Progress
 from inrwsi.tiles import join_payload, pack_payload
@@ -60,14 +59,16 @@ def encode(task: Task) -> Outcome:
     """Encode with a model of `fields.models`; called by `encode.encode`, which checks first."""
     kind = config_class(task.options.model)
     settings = task.options.field(tile_px=kind.tile_px, passes=kind.passes)
+    loss = loss_of(settings, mpp_um=task.source.mpp_um, channels=task.source.channels, device=task.device)
     # The tiles that a network is fitted to are as many as the memory allows.
     same = {**about(task, {"name": kind.name}, settings), "memory_mb": task.options.memory_mb}
+    same["loss_network"] = None if loss.network is None else loss.network.sha256  # wherever the file lies
     job = Job(task.out, same, resume=task.resume, overwrite=task.overwrite)
     try:
         if issubclass(kind, TableConfig):
-            coder: _Coder[Any] = _TableCoder(task, kind, settings, job)
+            coder: _Coder[Any] = _TableCoder(task, kind, settings, loss, job)
         elif issubclass(kind, CoordinateConfig):
-            coder = _NetworkCoder(task, kind, settings, job)
+            coder = _NetworkCoder(task, kind, settings, loss, job)
         else:
             raise TypeError(f"{kind.__name__} is neither a TableConfig nor a CoordinateConfig")
         coder.scan(glass_colour(task.overview, task.source.background))
@@ -85,12 +86,12 @@ class _Coder(Generic[C]):
 
     margin = 1.05  # of the preset over what is wanted, so that tiles are cut and not short
 
-    def __init__(self, task: Task, kind: type[C], settings: FieldSettings, job: Job) -> None:
+    def __init__(self, task: Task, kind: type[C], settings: FieldSettings, loss: Loss, job: Job) -> None:
         self.task, self.source, self.kind = task, task.source, kind
         self.settings, self.seed, self.tissue = settings, task.options.seed, task.tissue
         self.memory_bytes = task.options.memory_mb * 2**20
         self.job, self.device, self.report = job, task.device, task.report
-        self.loss = Loss(settings.loss)
+        self.loss = loss
         self.bases = Bases(settings, job)
         self.sections = Sections.of(task)
         self.coded: list[int] = []
@@ -152,10 +153,12 @@ class _Coder(Generic[C]):
         """What a tile's field is fitted to, (h, w, channels): its pixels or what its base layer lacks, `as_levels`."""
         return self.config.as_levels(self.bases.target(number, self._pixels(number)))
 
-    def _weights(self, number: int) -> np.ndarray | None:
-        """What each pixel of a tile counts to the loss, (h, w, 1) fp32; None where all count the same."""
-        mpp_um = self.source.mpp_um or (WORKING_MPP_UM, WORKING_MPP_UM)
-        return self.loss.weights(self._pixels(number), sum(mpp_um) / 2) if self.loss.name == "nuclei" else None
+    def _guide(self, number: int) -> Guide:
+        """What the loss has to know of a tile beside its target."""
+        if self.loss.name == "mse":
+            return NO_GUIDE
+        pixels = self._pixels(number)
+        return self.loss.guide(pixels, self.bases.picture(number, pixels))
 
     def meet_target(self) -> None:
         """Fit rounds until one meets the target.
@@ -307,7 +310,7 @@ class _NetworkCoder(_Coder[CoordinateConfig]):
             device=self.device,
             rate=rate,
             loss=self.loss,
-            weights=self._weights(number),
+            guide=self._guide(number),
         )
 
 
@@ -316,8 +319,8 @@ class _TableCoder(_Coder[TableConfig]):
 
     margin = 1.15
 
-    def __init__(self, task: Task, kind: type[TableConfig], settings: FieldSettings, job: Job) -> None:
-        super().__init__(task, kind, settings, job)
+    def __init__(self, task: Task, kind: type[TableConfig], settings: FieldSettings, loss: Loss, job: Job) -> None:
+        super().__init__(task, kind, settings, loss, job)
         self.shared: Tile | None = None
         self.sampled: dict[int, np.ndarray] = {}
         self.fit: tables.NetworkFit | None = None
@@ -326,7 +329,6 @@ class _TableCoder(_Coder[TableConfig]):
         """Fit and freeze the network."""
         chosen = self._sample()
         tiles = [self._target(n) for n in chosen]
-        weights = [w for w in map(self._weights, chosen) if w is not None]
         fit = tables.NetworkFit(
             self.config,
             self.settings.tile_px,
@@ -336,7 +338,7 @@ class _TableCoder(_Coder[TableConfig]):
             seed=self.seed,
             device=self.device,
             loss=self.loss,
-            weights=weights or None,
+            guides=[self._guide(n) for n in chosen],
         )
         before = self.job.load_network()
         if before is not None:
@@ -404,5 +406,5 @@ class _TableCoder(_Coder[TableConfig]):
             busy=busy,
             rate=rate,
             loss=self.loss,
-            weights=self._weights(number),
+            guide=self._guide(number),
         )

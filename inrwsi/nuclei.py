@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from inrwsi.errors import BackendUnavailable
@@ -21,7 +23,7 @@ WORKING_MPP_UM = 0.5
 HAEMATOXYLIN = (0.650, 0.704, 0.286)
 EOSIN = (0.072, 0.990, 0.105)
 
-_SMOOTH_PX = 1.5
+SMOOTH_PX = 1.5
 _SURROUNDINGS_PX = 51
 _CONTRAST_OD = 0.03
 _STAINED_OD = 0.05
@@ -52,18 +54,41 @@ def nuclei_map(rgb: np.ndarray, factor: int = 1) -> np.ndarray:
     Raises:
         BackendUnavailable: scipy is not installed.
     """
+    ndimage = _ndimage()
+    smooth, thresholds = _smooth_and_thresholds(rgb, factor)
+    opened = ndimage.binary_opening(smooth > thresholds, iterations=2)
+    filled: np.ndarray = ndimage.binary_fill_holes(opened)
+    return filled
+
+
+def nuclei_thresholds(rgb: np.ndarray, factor: int = 1) -> np.ndarray:
+    """The smoothed optical density of haematoxylin above which a pixel is of a nucleus, before opening and filling.
+
+    Args, raises: as `nuclei_map`.
+
+    Returns:
+        (h // factor, w // factor) float32.
+    """
+    return _smooth_and_thresholds(rgb, factor)[1]
+
+
+def _ndimage() -> Any:
     try:
         from scipy import ndimage
     except ImportError:
         raise BackendUnavailable(
             "the map of nuclei needs scipy, which is not installed: pip install inrwsi[bench]"
         ) from None
+    return ndimage
+
+
+def _smooth_and_thresholds(rgb: np.ndarray, factor: int) -> tuple[np.ndarray, np.ndarray]:
+    """Haematoxylin smoothed, and what it has to exceed; (h // factor, w // factor) float32 each."""
+    ndimage = _ndimage()
     haematoxylin = _haematoxylin_od(rgb, factor)
-    smooth = ndimage.gaussian_filter(haematoxylin, _SMOOTH_PX, truncate=3.0)
-    inside = smooth > _threshold(smooth)
-    inside &= smooth > ndimage.uniform_filter(haematoxylin, _SURROUNDINGS_PX) + _CONTRAST_OD
-    filled: np.ndarray = ndimage.binary_fill_holes(ndimage.binary_opening(inside, iterations=2))
-    return filled
+    smooth = ndimage.gaussian_filter(haematoxylin, SMOOTH_PX, truncate=3.0)
+    surroundings = ndimage.uniform_filter(haematoxylin, _SURROUNDINGS_PX)
+    return smooth, np.maximum(surroundings + _CONTRAST_OD, _threshold(smooth)).astype(np.float32)
 
 
 def _haematoxylin_od(rgb: np.ndarray, factor: int) -> np.ndarray:

@@ -14,9 +14,10 @@ from inrwsi.formats.source import SlideSource
 
 EFFORTS = ("fast", "default", "best")
 OF_OCTAVES = ("quality", "psnr_db", "effort", "self_contained", "tune")
-LOSSES = ("mse", "ms-ssim", "stain", "nuclei")
+LOSSES = ("mse", "ms-ssim", "stain", "nuclei", "segmentation", "perceptual")
+OF_NETWORKS = ("segmentation", "perceptual")  # losses
 TUNES = ("psnr", "ms-ssim")
-OF_FIELDS = ("bpp", "passes", "tile_px", "weight_bits", "prior", "prior_quality", "loss")
+OF_FIELDS = ("bpp", "passes", "tile_px", "weight_bits", "prior", "prior_quality", "loss", "loss_network")
 TARGETS = ("quality", "psnr_db", "ratio", "size_bytes")
 FIELD_TARGETS = ("ratio", "size_bytes", "bpp")
 DEFAULT_QUALITY = 60.0
@@ -42,6 +43,7 @@ class FieldSettings:
     prior: str | None = None
     prior_quality: float = DEFAULT_PRIOR_QUALITY
     loss: str = "mse"
+    loss_network: str | Path | None = None
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,12 @@ class EncodeOptions:
             `jpeg2000`. None by default.
         prior_quality: of the prior, 1 to 100; of jpeg2000 it is a PSNR in dB. 30 by default.
         loss: of fitted models, what the fit makes small: `mse`, squared error; `ms-ssim` or `stain`, that and MS-SSIM
-            or the squared error of haematoxylin and eosin; `nuclei`, squared error that counts five times in nuclei.
-            mse by default. `stain` and `nuclei` are of three channels; `ms-ssim` and `stain` do not go with a prior.
+            or the squared error of haematoxylin and eosin; `nuclei`, squared error that counts five times in nuclei;
+            `segmentation`, squared error and how far the nuclei of the original are found again; `perceptual`, that and
+            the error of a network's features. mse by default. `stain`, `nuclei` and, without a network, `segmentation`
+            are of three channels.
+        loss_network: of `perceptual`, and of `segmentation` what segments instead of the classical map of nuclei: a
+            TorchScript file, as `fit.loss_network` says. It is a program that runs: only of a source that is trusted.
         seed: of everything random. The same seed, machine and settings give the same file.
         device: auto, cpu or cuda.
         keep_associated: names of the source's associated images to store.
@@ -108,6 +114,7 @@ class EncodeOptions:
     prior: str | None = None
     prior_quality: float | None = None
     loss: str | None = None
+    loss_network: str | Path | None = None
     seed: int = 0
     device: str = "auto"
     keep_associated: tuple[str, ...] = ()
@@ -147,9 +154,12 @@ class EncodeOptions:
                 )
         if self.prior_quality is not None and self.prior is None:
             raise UsageError(f"--prior-quality is {self.prior_quality:g}, and there is no --prior; give one too")
-        if self.prior is not None and self.loss in ("ms-ssim", "stain"):
+        if self.loss == "perceptual" and self.loss_network is None:
+            raise UsageError("--loss perceptual is by a network's features, and there is no --loss-network; give one")
+        if self.loss_network is not None and self.loss not in OF_NETWORKS:
             raise UsageError(
-                f"--loss {self.loss} is of pixels, and with --prior the field gives what lacks; leave one out"
+                f"--loss-network is {self.loss_network}, and --loss is {self.loss or 'mse'}; it should be one of "
+                f"{', '.join(OF_NETWORKS)}"
             )
         given = [flag(name) for name in (*TARGETS, "bpp") if getattr(self, name) is not None]
         if len(given) > 1:
@@ -231,10 +241,13 @@ def check_encodable(source: SlideSource, out: Path, options: EncodeOptions, *, o
             )
         if options.prior is not None:
             raise UsageError(f"{source.name}: has {channels}; --prior is of 1 or 3 of 8 bits, so leave it out")
-    if options.loss in ("stain", "nuclei") and (source.channels != 3 or source.bit_depth != 8):
+    of_colour = options.loss in ("stain", "nuclei", "segmentation") and options.loss_network is None
+    if of_colour and (source.channels != 3 or source.bit_depth != 8):
         raise UsageError(
             f"{source.name}: has {channels}; --loss {options.loss} is of colour, 3 of 8 bits, so leave it out"
         )
+    if options.loss_network is not None and not Path(options.loss_network).is_file():
+        raise UsageError(f"--loss-network {options.loss_network}: there is no such file; give a TorchScript file")
     for name in options.keep_associated:
         if name not in source.associated:
             there = ", ".join(source.associated) or "none"

@@ -25,7 +25,8 @@ VALUES: dict[str, Any] = {
     "tune": "ms-ssim",
     **{"bpp": 2.0, "passes": 3, "tile_px": 256, "weight_bits": 16, "prior": "jpegxl"},
     "prior_quality": 40,
-    "loss": "stain",
+    "loss": "segmentation",
+    "loss_network": "net.pt",
 }
 
 
@@ -54,12 +55,21 @@ def test_settings_of_octaves(name: str) -> None:
 
 @pytest.mark.parametrize("name", OF_FIELDS)
 def test_settings_of_fitted_models(name: str) -> None:
-    more = {"prior": "jpeg"} if name == "prior_quality" else {}
+    more = {"prior_quality": {"prior": "jpeg"}, "loss_network": {"loss": "perceptual"}}.get(name, {})
     settings = EncodeOptions("siren", **more, **{name: VALUES[name]}).field(tile_px=128, passes=60)
     assert getattr(settings, name) == VALUES[name]
     sentence = f"{flag(name)} is a setting of models that are fitted, and the model is octaves; leave it out"
     with pytest.raises(UsageError, match=sentence):
         EncodeOptions(**{name: VALUES[name]})
+
+
+def test_a_network_is_of_losses_that_take_one() -> None:
+    with pytest.raises(UsageError, match="--loss perceptual is by a network's features, and there is no --loss-net"):
+        EncodeOptions("siren", loss="perceptual")
+    for loss in ("stain", None):
+        sentence = f"--loss-network is net.pt, and --loss is {loss or 'mse'}; it should be one of segmentation, perce"
+        with pytest.raises(UsageError, match=sentence):
+            EncodeOptions("siren", loss=loss, loss_network="net.pt")
 
 
 def test_one_target() -> None:

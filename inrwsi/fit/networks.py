@@ -15,12 +15,14 @@ from inrwsi.fields.field import Span, forward
 from inrwsi.fields.networks import FieldNet
 from inrwsi.fields.ranges import squared_error
 from inrwsi.fit.losses import MSE, Loss
-from inrwsi.fit.patches import Patch, batches, cosine, patch_grid, phases, targets
+from inrwsi.fit.patches import NO_GUIDE, Guide, Patch, batches, cosine, guidance, patch_grid, phases, targets
 from inrwsi.fit.rate import Cutter, Rate
 from inrwsi.fit.whole import frozen, measure_activations, quantise
 
 STEP_PX = 1024  # pixels a step, where a pixel can be seen alone
 PATCH_PX, PATCHES = 32, 2  # where it cannot: the side of patches, and how many a step
+GUIDED_PX, GUIDED_PATCHES = 64, 1  # the same where the loss sees neighbours
+GUIDED_SHARE = 0.4  # of the passes, the last ones, which it then has; pixels alone, all over the tile, fit faster
 FLOAT_SHARE = 0.7  # of the steps, before rounding begins
 BETAS = (0.9, 0.99)
 RATE_WIDTH = 48  # the width that `CoordinateConfig.learning_rate` is for
@@ -36,7 +38,7 @@ def fit_tile(
     device: torch.device,
     rate: Rate | None = None,
     loss: Loss = MSE,
-    weights: np.ndarray | None = None,
+    guide: Guide = NO_GUIDE,
 ) -> Iterator[tuple[int, float, dict[str, np.ndarray] | None]]:
     """Fit one tile's network.
 
@@ -46,7 +48,7 @@ def fit_tile(
         passes: over the tile's pixels.
         rate: what the tile may take; anything by default.
         loss: what is made small.
-        weights: (h, w, 1) fp32, what each pixel counts to it; all the same by default.
+        guide: what it has to know of the tile, `loss.guide`.
 
     Yields:
         (pixels fitted, mean squared error, None) a step, and at the end (0, mse, the tensors of `config.tile_tensors`).
@@ -55,7 +57,8 @@ def fit_tile(
     net = FieldNet(config.layers(), torch.Generator().manual_seed(int(rng.integers(2**62)))).to(device)
     learning_rate = config.learning_rate * math.sqrt(RATE_WIDTH / config.width)
     optimiser = torch.optim.Adam(net.parameters(), lr=learning_rate, betas=BETAS)
-    schedule = [batch for _ in range(passes) for batch in _one_pass(config, pixels, rng, of_patches=loss.of_patches)]
+    guided = [loss.of_patches and done > (1 - GUIDED_SHARE) * passes for done in range(1, passes + 1)]
+    schedule = [batch for of_patches in guided for batch in _one_pass(config, pixels, rng, of_patches=of_patches)]
     rounding_from = int(len(schedule) * FLOAT_SHARE)
     out_scale: dict[str, float] = {}
 
@@ -77,7 +80,8 @@ def fit_tile(
             y = forward(net.layers, numbers, x, config.sample_ranges, exact=False)
         target = targets([pixels], batch, device)
         optimiser.zero_grad(set_to_none=True)
-        loss(y, target, None if weights is None else targets([weights], batch, device)).backward()
+        apart = loss.of_patches and batch[0].stride > 1  # pixels without their neighbours
+        (MSE if apart else loss)(y, target, **guidance([guide], batch, device)).backward()
         optimiser.step()
         mse = squared_error(y.detach(), target, config.sample_ranges)
         yield sum(p.w * p.h for p in batch), mse, None
@@ -87,9 +91,15 @@ def fit_tile(
 def _one_pass(
     config: CoordinateConfig, pixels: np.ndarray, rng: np.random.Generator, *, of_patches: bool
 ) -> list[list[Patch]]:
-    """The batches of a pass over a tile."""
+    """The batches of a pass over a tile.
+
+    Args:
+        of_patches: whether the loss sees neighbours.
+    """
     wh = (pixels.shape[1], pixels.shape[0])
-    if config.halo_px == 0 and not of_patches:
+    if of_patches:
+        return list(batches(patch_grid(wh, 0, rng, GUIDED_PX), GUIDED_PATCHES, rng))
+    if config.halo_px == 0:
         return [[patch] for patch in phases(wh, STEP_PX, rng)]
     return list(batches(patch_grid(wh, 0, rng, PATCH_PX), PATCHES, rng))
 

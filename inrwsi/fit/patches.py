@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ from inrwsi.fields.field import BLOCK_PX
 PATCH_PX = BLOCK_PX
 STRIDE = 0.8  # of a patch: the reference's 20 % overlap
 FINAL_LR = 0.05  # of the first
+
+Guide = Mapping[str, np.ndarray]  # what a loss is to know of a tile's pixels beside their target: (h, w, n) each
+NO_GUIDE: Guide = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,12 @@ def targets(tiles: Sequence[np.ndarray], batch: Sequence[Patch], device: torch.d
     """(B, channels, h, w) fp32 levels 0..255 of the patches."""
     cut = np.stack([tiles[p.tile][p.y :: p.stride, p.x :: p.stride][: p.h, : p.w] for p in batch])
     return torch.from_numpy(cut).to(device).permute(0, 3, 1, 2).float()
+
+
+def guidance(guides: Sequence[Guide], batch: Sequence[Patch], device: torch.device) -> dict[str, Tensor]:
+    """(B, n, h, w) fp32 of each name in the tiles' guides, which all have the same names."""
+    names = guides[0] if guides else ()
+    return {name: targets([guide[name] for guide in guides], batch, device) for name in names}
 
 
 def cosine(step: int, steps: int) -> float:

@@ -23,7 +23,7 @@ from inrwsi.fields.networks import INPUT, FieldNet
 from inrwsi.fields.ranges import squared_error
 from inrwsi.fields.tables import TableConfig, features, plan_patch
 from inrwsi.fit.losses import MSE, Loss
-from inrwsi.fit.patches import Patch, batches, cosine, patch_grid, targets
+from inrwsi.fit.patches import NO_GUIDE, Guide, Patch, batches, cosine, guidance, patch_grid, targets
 from inrwsi.fit.rate import Cutter, Rate
 from inrwsi.fit.start import pyramid_start
 from inrwsi.fit.whole import frozen, measure_activations, quantise
@@ -73,7 +73,7 @@ class NetworkFit:
         tiles: (h, w, channels) each, `config.as_levels` of it.
         steps: in all; `batch` patches each.
         loss: what is made small.
-        weights: (h, w, 1) fp32 of each tile, what each pixel counts to it; all the same by default.
+        guides: what it has to know of each tile, `loss.guide`; nothing by default.
     """
 
     def __init__(
@@ -88,10 +88,10 @@ class NetworkFit:
         device: torch.device,
         schedule: Schedule = Schedule(),
         loss: Loss = MSE,
-        weights: Sequence[np.ndarray] | None = None,
+        guides: Sequence[Guide] = (),
     ) -> None:
         self.config, self.tile_px, self.tiles, self.schedule = config, tile_px, tiles, schedule
-        self.loss, self.weights = loss, weights
+        self.loss, self.guides = loss, guides
         self.steps, self.batch, self.seed, self.device = steps, batch, seed, device
         generator = torch.Generator().manual_seed(seed)
         self.net = FieldNet(config.layers(), generator).to(device)
@@ -132,8 +132,7 @@ class NetworkFit:
         y = self._forward(batch)
         target = targets(self.tiles, batch, self.device)
         self.optimiser.zero_grad(set_to_none=True)
-        weights = None if self.weights is None else targets(self.weights, batch, self.device)
-        self.loss(y, target, weights).backward()
+        self.loss(y, target, **guidance(self.guides, batch, self.device)).backward()
         self.optimiser.step()
         if self.quantised:
             with torch.no_grad():
@@ -268,7 +267,7 @@ def fit_tile(
     busy: Callable[[Patch], bool] = lambda _: True,
     rate: Rate | None = None,
     loss: Loss = MSE,
-    weights: np.ndarray | None = None,
+    guide: Guide = NO_GUIDE,
 ) -> Iterator[tuple[int, float, dict[str, np.ndarray] | None]]:
     """Fit one tile's table under the frozen network.
 
@@ -281,7 +280,7 @@ def fit_tile(
         busy: whether a patch holds tissue.
         rate: what the tile may take; anything by default.
         loss: what is made small.
-        weights: (h, w, 1) fp32, what each pixel counts to it; all the same by default.
+        guide: what it has to know of the tile, `loss.guide`.
 
     Yields:
         (pixels fitted, mean squared error, None) a step, and at the end (0, mse, the tensors of `config.tile_tensors`).
@@ -311,7 +310,7 @@ def fit_tile(
         y = forward(layers, frozen_net.numbers, x, config.sample_ranges, exact=False)
         target = targets([pixels], chosen, device)
         optimiser.zero_grad(set_to_none=True)
-        wanted = loss(y, target, None if weights is None else targets([weights], chosen, device))
+        wanted = loss(y, target, **guidance([guide], chosen, device))
         (wanted + sparsity * table.abs().mean()).backward()
         optimiser.step()
         with torch.no_grad():
