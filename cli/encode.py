@@ -33,7 +33,7 @@ GROUPS = (
     ("Output", ("out", "overwrite", "resume", "keep_associated")),
     ("Target (at most one)", ("quality", "psnr_db", "ratio", "size_bytes", "bpp")),
     ("Model", ("model", "effort", "tune", "self_contained", "seed")),
-    ("Of the other models", ("passes", "tile_px", "weight_bits", "prior", "prior_quality", "loss")),
+    ("Of the other models", ("passes", "tile_px", "weight_bits", "prior", "prior_quality", "loss", "optimiser")),
     ("What the source does not say", ("source_mpp", "objective_power")),
     ("Running", ("device", "threads", "memory_mb", "quiet")),
 )
@@ -81,7 +81,7 @@ Examples:
     "psnr_db",
     type=click.FloatRange(10, 70),
     metavar="DB",
-    help="Of octaves. PSNR of RGB over the whole slide, glass and all; met within 0.1 dB.",
+    help="PSNR of RGB over the whole slide, glass and all; met within 0.1 dB.",
 )
 @click.option(
     "--ratio",
@@ -140,8 +140,8 @@ Examples:
     "--tile-px",
     type=click.IntRange(64, 2048),
     metavar="PX",
-    help="Side of the tiles that have a table or a network of their own.  [default: 512; for networks 128, of fourier "
-    "256]",
+    help="Side of the tiles that have a table or a network of their own; by default more where the target is too small "
+    "for a network each.  [default: 512; for networks 128, of fourier 256]",
 )
 @click.option(
     "--weight-bits",
@@ -165,6 +165,11 @@ Examples:
     type=click.Choice(["mse", "ms-ssim", "stain", "nuclei"]),
     help="Of the other models. What the fit makes small: squared error; with MS-SSIM; with that of haematoxylin and "
     "eosin; or squared error that counts five times in nuclei.  [default: mse]",
+)
+@click.option(
+    "--optimiser",
+    type=click.Choice(["adam", "soap"]),
+    help="Of the other models. What the networks are fitted by.  [default: adam]",
 )
 @click.option(
     "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, metavar="N", help="Of all that is drawn."
@@ -219,6 +224,7 @@ def encode(
     prior: str | None,
     prior_quality: float | None,
     loss: str | None,
+    optimiser: str | None,
     seed: int,
     source_mpp: float | None,
     objective_power: float | None,
@@ -255,6 +261,7 @@ def encode(
         prior=prior,
         prior_quality=prior_quality,
         loss=loss,
+        optimiser=optimiser,
         seed=seed,
         device=device,
         memory_mb=memory_mb,

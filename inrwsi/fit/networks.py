@@ -14,6 +14,7 @@ from inrwsi.fields.coordinates import CoordinateConfig, positions
 from inrwsi.fields.field import Span, forward
 from inrwsi.fields.networks import FieldNet
 from inrwsi.fit.losses import MSE, Loss
+from inrwsi.fit.optimisers import ADAM, Optimiser
 from inrwsi.fit.patches import Patch, batches, cosine, patch_grid, phases, targets
 from inrwsi.fit.rate import Cutter, Rate
 from inrwsi.fit.whole import frozen, measure_activations, quantise
@@ -21,7 +22,6 @@ from inrwsi.fit.whole import frozen, measure_activations, quantise
 STEP_PX = 1024  # pixels a step, where a pixel can be seen alone
 PATCH_PX, PATCHES = 32, 2  # where it cannot: the side of patches, and how many a step
 FLOAT_SHARE = 0.7  # of the steps, before rounding begins
-BETAS = (0.9, 0.99)
 RATE_WIDTH = 48  # the width that `CoordinateConfig.learning_rate` is for
 
 
@@ -36,6 +36,7 @@ def fit_tile(
     rate: Rate | None = None,
     loss: Loss = MSE,
     weights: np.ndarray | None = None,
+    optimiser: Optimiser = ADAM,
 ) -> Iterator[tuple[int, float, dict[str, np.ndarray] | None]]:
     """Fit one tile's network.
 
@@ -46,14 +47,15 @@ def fit_tile(
         rate: what the tile may take; anything by default.
         loss: what is made small.
         weights: (h, w, 1) fp32, what each pixel counts to it; all the same by default.
+        optimiser: what makes it so.
 
     Yields:
         (pixels fitted, mean squared error, None) a step, and at the end (0, mse, the tensors of `config.tile_tensors`).
     """
     rng = np.random.default_rng(list(seed))
     net = FieldNet(config.layers(), torch.Generator().manual_seed(int(rng.integers(2**62)))).to(device)
-    learning_rate = config.learning_rate * math.sqrt(RATE_WIDTH / config.width)
-    optimiser = torch.optim.Adam(net.parameters(), lr=learning_rate, betas=BETAS)
+    learning_rate = optimiser.rate * config.learning_rate * math.sqrt(RATE_WIDTH / config.width)
+    descent = optimiser.of(net.parameters())
     schedule = [batch for _ in range(passes) for batch in _one_pass(config, pixels, rng, of_patches=loss.of_patches)]
     rounding_from = int(len(schedule) * FLOAT_SHARE)
     out_scale: dict[str, float] = {}
@@ -68,15 +70,15 @@ def fit_tile(
         if step == rounding_from:
             out_scale = measure_activations(net, [x * unit])
             cutter.begin()
-        optimiser.param_groups[0]["lr"] = learning_rate * cosine(step, len(schedule))
+        descent.param_groups[0]["lr"] = learning_rate * cosine(step, len(schedule))
         if step < rounding_from:
             y = net(x * unit) * SAMPLES_A_UNIT + last.sample_zero
         else:
             y = forward(net.layers, quantise(net, config, unit, out_scale, cutter.cut), x, exact=False)
         target = targets([pixels], batch, device)
-        optimiser.zero_grad(set_to_none=True)
+        descent.zero_grad(set_to_none=True)
         loss(y, target, None if weights is None else targets([weights], batch, device)).backward()
-        optimiser.step()
+        descent.step()
         mse = float((y.detach() - target).square().mean())
         yield sum(p.w * p.h for p in batch), mse, None
     yield 0, mse, cutter.finish()
