@@ -23,7 +23,6 @@ from inrwsi.metrics import psnr
 from inrwsi.options import EncodeOptions
 
 from . import results
-from .optimisers import middle
 from .probe import library_versions
 from .record import head
 from .results import Record
@@ -62,6 +61,13 @@ class RatiosRun(Record):
     passes: int
     rows: tuple[Ratio, ...]
     schema: int = 1
+
+
+def middle(slide: Path, side_px: int) -> np.ndarray:
+    """(side_px, side_px, 3) uint8 of the slide's middle."""
+    with open_source(slide) as source:
+        at = ((source.width - side_px) // 2, (source.height - side_px) // 2)
+        return np.ascontiguousarray(source.read(at, (side_px, side_px))[..., :3])
 
 
 def measure(rgb: np.ndarray, model: str, asked: float, passes: int) -> Ratio:

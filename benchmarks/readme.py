@@ -17,7 +17,7 @@ import click
 from inrwsi.errors import UsageError
 from inrwsi.job import write_whole
 
-from . import readme_octaves, report
+from . import readme_fields, readme_octaves, report
 from . import report_curves as curves
 from . import report_tables as tables
 from .octaves_results import OctavesRun
@@ -42,6 +42,7 @@ class Results:
     rates: RunSet
     speed: RunSet
     octaves: tuple[OctavesRun, ...] = ()
+    fields: tuple[readme_fields.Block, ...] = ()
 
 
 @click.command()
@@ -72,7 +73,8 @@ def load_results(root: Path) -> Results:
     suffix = "" if all((folder / f"{name}.json").exists() for name in names) else "_quick"
     rates, speed = (load(RunSet, folder / f"{name}{suffix}.json") for name in names)
     octaves = [folder / f"octaves_{name}.json" for name in ("crops", "crops_ms_ssim", "slide")]
-    return Results(rates, speed, tuple(load(cast(Any, OctavesRun), path) for path in octaves if path.exists()))
+    runs = tuple(load(cast(Any, OctavesRun), path) for path in octaves if path.exists())
+    return Results(rates, speed, runs, readme_fields.blocks(folder))
 
 
 def stale(root: Path, results: Results) -> dict[Path, bytes]:
@@ -82,9 +84,11 @@ def stale(root: Path, results: Results) -> dict[Path, bytes]:
         UsageError: README.md has no place for the block, or two.
     """
     readme = root / "README.md"
-    text = readme.read_text(encoding="utf-8")
+    text = replaced(replaced(readme.read_text(encoding="utf-8"), block(results)), octaves_block(results), OCTAVES)
+    for part in results.fields:
+        text = replaced(text, f"{part.text}\n\n{markdown(part.table, set())}", part.markers)
     wanted = {
-        readme: replaced(replaced(text, block(results)), octaves_block(results), OCTAVES).encode(),
+        readme: text.encode(),
         root / FIGURE: figure(results).encode(),
         root / REPORT: report.render(results.rates.runs[0], Pictures()).encode(),
     }

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from inrwsi.benchmarks import optimisers, ratios
-from inrwsi.benchmarks.optimisers import Fitted, Race, Tuned, best, gains
-from inrwsi.benchmarks.ratios import Ratio
+from inrwsi.benchmarks import optimisers, ratios, readme
+from inrwsi.benchmarks.optimisers import Fitted, OptimisersRun, Race, Tuned, best, gains
+from inrwsi.benchmarks.ratios import Ratio, RatiosRun
+from inrwsi.benchmarks.readme import Results, stale
+from inrwsi.benchmarks.readme_fields import blocks
+from inrwsi.benchmarks.record import head
+from inrwsi.benchmarks.report_tables import NONE
+from inrwsi.benchmarks.results import save
 from inrwsi.errors import UsageError
 from inrwsi.fit.optimisers import Optimiser
 from inrwsi.sample import sample_region
+from tests.synthetic_run import synthetic_set
 
 
 def test_gains_are_those_of_the_curves() -> None:
@@ -76,3 +83,33 @@ def test_a_ratio_of_512_is_met_or_refused(tmp_path: Path) -> None:
     assert met.tile_px == 256
     assert refused.file_bytes == 0
     assert refused.refused.startswith("--ratio 64 cannot be reached on this slide with model ngp; the nearest that was")
+
+
+def test_the_readme_says_what_was_measured(tmp_path: Path) -> None:
+    record: dict[str, Any] = head("python -m benchmarks.made_up", {})
+    points = tuple(
+        Fitted("inif", name, rate, n, 16 * n, seconds * n, 900, db + n / 10)
+        for n in (10, 20)
+        for name, rate, seconds, db in (("adam", 1.0, 0.1, 30.0), ("soap", 0.7, 0.12, 30.25))
+    )
+    save(OptimisersRun(**record, tuned_on="a.png", measured_on="b.png", tiles=4, tile_px=128, bpp=2.0, tuned=(),
+                       points=points, gains=tuple(gains(points))), tmp_path / "optimisers.json")  # fmt: skip
+    rows = (Ratio("inif", 512, 511.6, 24_595, 256, 14.0), Ratio("ngp", 512, refused="--ratio 512 cannot be reached"))
+    save(RatiosRun(**record, slide="c.png", side_px=2048, passes=1, rows=rows), tmp_path / "ratios.json")
+    optimisers_block, ratios_block = blocks(tmp_path)
+    assert "1 of `inif` by Adam, 0.7 of `inif` by SOAP" in optimisers_block.text
+    assert optimisers_block.table.rows == (
+        ("`inif`", "10", "31.00", "31.25", "+20 %", "-0.01"),
+        ("`inif`", "20", "32.00", "32.25", "+20 %", NONE),
+    )
+    assert ratios_block.table.rows == (("`inif`", "511.6"), ("`ngp`", "refused"))
+    assert blocks(tmp_path / "none") == ()
+    page = tmp_path / "README.md"
+    page.write_text("".join((*readme_markers(), *optimisers_block.markers, *ratios_block.markers)), encoding="utf-8")
+    found = stale(tmp_path, Results(synthetic_set(), synthetic_set(), fields=(optimisers_block, ratios_block)))
+    assert b"| `inif` | 20 | 32.00 | 32.25 | +20 % |" in found[page]
+    assert b"| `ngp` | refused |" in found[page]
+
+
+def readme_markers() -> tuple[str, ...]:
+    return (readme.BEGIN, readme.END, *readme.OCTAVES)
