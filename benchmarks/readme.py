@@ -17,10 +17,9 @@ import click
 from inrwsi.errors import UsageError
 from inrwsi.job import write_whole
 
-from . import readme_guidance, readme_octaves, report
+from . import readme_fields, readme_octaves, report
 from . import report_curves as curves
 from . import report_tables as tables
-from .guidance import GuidanceRun
 from .octaves_results import OctavesRun
 from .report_pictures import Pictures
 from .report_tables import Table
@@ -33,7 +32,6 @@ REPORT = "docs/report.html"  # of the complete slide; without pictures, which wo
 PEER = "jpeg2000"  # times are told as multiples of its
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 OCTAVES = (readme_octaves.BEGIN, readme_octaves.END)
-GUIDANCE = (readme_guidance.BEGIN, readme_guidance.END)
 _COLUMNS = (tables.BPP, tables.PSNR, tables.MS_SSIM, tables.NUCLEI_F1, tables.CIEDE2000)
 
 
@@ -44,7 +42,7 @@ class Results:
     rates: RunSet
     speed: RunSet
     octaves: tuple[OctavesRun, ...] = ()
-    guidance: GuidanceRun | None = None
+    fields: tuple[readme_fields.Block, ...] = ()
 
 
 @click.command()
@@ -76,8 +74,7 @@ def load_results(root: Path) -> Results:
     rates, speed = (load(RunSet, folder / f"{name}{suffix}.json") for name in names)
     octaves = [folder / f"octaves_{name}.json" for name in ("crops", "crops_ms_ssim", "slide")]
     runs = tuple(load(cast(Any, OctavesRun), path) for path in octaves if path.exists())
-    guidance = folder / "guidance.json"
-    return Results(rates, speed, runs, load(GuidanceRun, guidance) if guidance.exists() else None)
+    return Results(rates, speed, runs, readme_fields.blocks(folder))
 
 
 def stale(root: Path, results: Results) -> dict[Path, bytes]:
@@ -87,10 +84,11 @@ def stale(root: Path, results: Results) -> dict[Path, bytes]:
         UsageError: README.md has no place for the block, or two.
     """
     readme = root / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    text = replaced(replaced(text, block(results)), octaves_block(results), OCTAVES)
+    text = replaced(replaced(readme.read_text(encoding="utf-8"), block(results)), octaves_block(results), OCTAVES)
+    for part in results.fields:
+        text = replaced(text, f"{part.text}\n\n{markdown(part.table, set())}", part.markers)
     wanted = {
-        readme: replaced(text, guidance_block(results), GUIDANCE).encode(),
+        readme: text.encode(),
         root / FIGURE: figure(results).encode(),
         root / REPORT: report.render(results.rates.runs[0], Pictures()).encode(),
     }
@@ -113,12 +111,6 @@ def octaves_block(results: Results) -> str:
     for text, table in readme_octaves.paragraphs(list(results.octaves)):
         parts += [text] if table is None else [text, markdown(table, set())]
     return "\n\n".join(parts)
-
-
-def guidance_block(results: Results) -> str:
-    """The Markdown between the markers of the guidance losses."""
-    run = results.guidance
-    return "" if run is None else f"{readme_guidance.text(run)}\n\n{markdown(readme_guidance.table(run), set())}"
 
 
 def figure(results: Results) -> str:

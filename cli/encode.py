@@ -33,7 +33,10 @@ GROUPS = (
     ("Output", ("out", "overwrite", "resume", "keep_associated")),
     ("Target (at most one)", ("quality", "psnr_db", "ratio", "size_bytes", "bpp")),
     ("Model", ("model", "effort", "tune", "self_contained", "seed")),
-    ("Of the other models", ("passes", "tile_px", "weight_bits", "prior", "prior_quality", "loss", "loss_network")),
+    (
+        "Of the other models",
+        ("passes", "tile_px", "weight_bits", "prior", "prior_quality", "loss", "loss_network", "optimiser"),
+    ),
     ("What the source does not say", ("source_mpp", "objective_power")),
     ("Running", ("device", "threads", "memory_mb", "quiet")),
 )
@@ -81,7 +84,7 @@ Examples:
     "psnr_db",
     type=click.FloatRange(10, 70),
     metavar="DB",
-    help="Of octaves. PSNR of RGB over the whole slide, glass and all; met within 0.1 dB.",
+    help="PSNR of RGB over the whole slide, glass and all; met within 0.1 dB.",
 )
 @click.option(
     "--ratio",
@@ -141,8 +144,8 @@ Examples:
     "--tile-px",
     type=click.IntRange(64, 2048),
     metavar="PX",
-    help="Side of the tiles that have a table or a network of their own.  [default: 512; for networks 128, of fourier "
-    "256]",
+    help="Side of the tiles that have a table or a network of their own; by default more where the target is too small "
+    "for a network each.  [default: 512; for networks 128, of fourier 256]",
 )
 @click.option(
     "--weight-bits",
@@ -174,6 +177,11 @@ Examples:
     metavar="NET.pt",
     help="Of --loss perceptual, and of segmentation in place of the classical map of nuclei: a TorchScript file, as "
     "docs/guidance.md says. It is a program, which runs: use none that is not trusted. Decoding does not need it.",
+)
+@click.option(
+    "--optimiser",
+    type=click.Choice(["adam", "soap"]),
+    help="Of the other models. What the networks are fitted by.  [default: adam]",
 )
 @click.option(
     "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, metavar="N", help="Of all that is drawn."
@@ -229,6 +237,7 @@ def encode(
     prior_quality: float | None,
     loss: str | None,
     loss_network: Path | None,
+    optimiser: str | None,
     seed: int,
     source_mpp: float | None,
     objective_power: float | None,
@@ -267,6 +276,7 @@ def encode(
         prior_quality=prior_quality,
         loss=loss,
         loss_network=loss_network,
+        optimiser=optimiser,
         seed=seed,
         device=device,
         memory_mb=memory_mb,

@@ -40,12 +40,12 @@ class Bases:
 
     def target(self, number: int, pixels: np.ndarray) -> np.ndarray:
         """What a tile's field is fitted to: its pixels, (h, w, channels) uint8, or what its base layer lacks."""
-        base = self.picture(number, pixels)
+        base = self.picture(number, pixels.shape)
         return pixels if base is None else base_layer.residual(pixels, base)
 
-    def picture(self, number: int, pixels: np.ndarray) -> np.ndarray | None:
-        """What a tile of these pixels decodes to without its field, of the same shape; None where there is nothing."""
+    def picture(self, number: int, shape: tuple[int, ...]) -> np.ndarray | None:
+        """What a tile's base layer decodes to, of that shape (h, w, channels) uint8; None where it has none."""
         if self._kind is None or number not in self._job.log("bases"):  # a blank tile has none
             return None
-        h, w, channels = pixels.shape
+        h, w, channels = shape
         return base_layer.decode(self._kind, self.get(number), (h, w, channels))

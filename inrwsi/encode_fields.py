@@ -3,16 +3,19 @@
 A round is one choice of sizes. Where its first tiles show, or all of them, that a target cannot be met with it, another
 round begins. In the job's folder, beside the blank chunks:
 
-    rounds.json      bits a pixel that presets were chosen for, a round each; the last is under way
+    blank.log        squared error of the blank chunks (u64)
+    rounds.json      bits a pixel that presets were chosen for, and of PSNR what came of it; the last is under way
     bases.log        the tiles' base layers, where there are any
-    tiles-N.log      of round N, a record a tile: what its field would take uncut (u32), and the field
+    tiles-N.log      of round N, a record a tile: what its field would take uncut (u32); squared error of the tile
+                     before it was cut to its part of it, and as it is (u64 both); and the field
 """
 
 from __future__ import annotations
 
+import math
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -28,18 +31,20 @@ from inrwsi.fields.field import FieldConfig, Tile, estimated_bytes
 from inrwsi.fields.models import config_class
 from inrwsi.fields.ranges import Extremes, Ranges
 from inrwsi.fields.tables import MARGIN_PX, TableConfig
-from inrwsi.fit import networks, tables
+from inrwsi.fit import networks, optimisers, tables
 from inrwsi.fit.losses import Loss, loss_of
 from inrwsi.fit.patches import NO_GUIDE, Guide, Patch
-from inrwsi.fit.rate import Budget, Rate, Target
+from inrwsi.fit.quality import Quality, psnr_db, squared_error
+from inrwsi.fit.rate import Error, Rate, Target
+from inrwsi.fit.rounds import Rounds, tile_px_of
 from inrwsi.formats.header import GridInfo, Header
 from inrwsi.formats.index import colour_struct
 from inrwsi.geometry import Rect, chunk_rect
 from inrwsi.job import Job
 from inrwsi.memory import give_back_free_pages
-from inrwsi.options import DEFAULT_BPP, FIELD_TARGETS, MOST_BPP, FieldSettings
+from inrwsi.options import DEFAULT_BPP, FIELD_TARGETS, LEAST_BPP, MOST_BPP, FieldSettings
 from inrwsi.progress import Progress
-from inrwsi.tiles import join_payload, pack_payload
+from inrwsi.tiles import decode_tile, join_payload, pack_payload
 from inrwsi.tissue import glass_colour, is_blank
 
 C = TypeVar("C", bound=FieldConfig)
@@ -49,16 +54,15 @@ SAMPLE_TILES = 16
 BATCH = 2
 NETWORK_STEPS_A_PASS = 60
 CHECKPOINT_SECONDS = 20.0
-ROUNDS = 4
-PROBE_TILES = 3  # that show whether a round can meet the target
-MOST_SURPLUS = 1.7  # of what tiles would take over what they may, before smaller ones are better than cut ones
-_UNCUT = struct.Struct("<I")
+_FIT = struct.Struct("<IQQ")
+_ERROR = struct.Struct("<Q")
 
 
 def encode(task: Task) -> Outcome:
     """Encode with a model of `fields.models`; called by `encode.encode`, which checks first."""
     kind = config_class(task.options.model)
-    settings = task.options.field(tile_px=kind.tile_px, passes=kind.passes)
+    tile_px = tile_px_of(kind, task.options, task.l0_wh, task.source.channels, task.source.bit_depth)
+    settings = task.options.field(tile_px=tile_px, passes=kind.passes)
     loss = loss_of(settings, mpp_um=task.source.mpp_um, channels=task.source.channels, device=task.device)
     # The tiles that a network is fitted to are as many as the memory allows.
     same = {**about(task, {"name": kind.name}, settings), "memory_mb": task.options.memory_mb}
@@ -78,7 +82,7 @@ def encode(task: Task) -> Outcome:
         job.discard()
     finally:
         job.close()
-    return Outcome(cinr_bytes, coder.header.chunk_count - len(coder.coded), len(coder.coded))
+    return Outcome(cinr_bytes, coder.header.chunk_count - len(coder.coded), len(coder.coded), coder.psnr_db)
 
 
 class _Coder(Generic[C]):
@@ -92,12 +96,16 @@ class _Coder(Generic[C]):
         self.memory_bytes = task.options.memory_mb * 2**20
         self.job, self.device, self.report = job, task.device, task.report
         self.loss = loss
+        self.shared: Tile | None = None  # what the slide's tiles have in common, where they have anything
+        self.optimiser = optimisers.NAMED[settings.optimiser]
         self.bases = Bases(settings, job)
         self.sections = Sections.of(task)
         self.coded: list[int] = []
         self.ranges: Ranges | None = None  # of 16 bits
+        self.blank_error = 0
+        self.samples, self.peak = math.prod(task.l0_wh) * self.source.channels, 2**self.source.bit_depth - 1
+        self.psnr_db = math.inf  # of the slide, once it is met
         self.weights: bytes | None = None
-        self.number = 0  # of the round
         self.header = self._header({"name": kind.name})  # its grid holds for all rounds
 
     def _header(self, model: dict[str, Any]) -> Header:
@@ -130,24 +138,30 @@ class _Coder(Generic[C]):
         """
         before, count = self.job.load_state("scan"), self.header.chunk_count
         if before:
-            self.coded, ranges = before["coded"], before["ranges"]
+            self.coded, self.blank_error, ranges = before["coded"], before["blank_error"], before["ranges"]
             self.ranges = None if ranges is None else tuple((low, high) for low, high in ranges)
             return
         extremes = Extremes(self.source.channels) if self.source.bit_depth == 16 else None
+        errors = self.job.log("blank")
         for number in range(count):
             if number in self.job:
                 continue
-            pixels = None if glass is None and extremes is None else self._pixels(number)
-            colour = None if glass is None or pixels is None else is_blank(pixels, glass)
-            if colour is not None:
-                self.job.put(number, colour_struct(self.header.slide).pack(*colour), blank=True)
-            else:
+            pixels = self._pixels(number)
+            colour = None if glass is None else is_blank(pixels, glass)
+            if colour is None:
                 self.coded.append(number)
-                if extremes is not None and pixels is not None:
+                if extremes is not None:
                     extremes.add(pixels)
+            else:
+                if number not in errors:
+                    errors.put(number, _ERROR.pack(squared_error(pixels, np.array(colour))))
+                self.job.put(number, colour_struct(self.header.slide).pack(*colour), blank=True)
             self.report(Progress("scan", number + 1, count, "tiles", f"{len(self.coded)} with tissue"))
+        self.blank_error = sum(_ERROR.unpack(errors.get(number))[0] for number in errors.numbers())
         self.ranges = None if extremes is None else extremes.ranges()
-        self.job.save_state("scan", {"coded": self.coded, "ranges": self.ranges})
+        state = {"coded": self.coded, "blank_error": self.blank_error, "ranges": self.ranges}
+        self.job.save_state("scan", state)
+        self.job.drop_log("blank")
 
     def _target(self, number: int) -> np.ndarray:
         """What a tile's field is fitted to, (h, w, channels): its pixels or what its base layer lacks, `as_levels`."""
@@ -158,7 +172,7 @@ class _Coder(Generic[C]):
         if self.loss.name == "mse":
             return NO_GUIDE
         pixels = self._pixels(number)
-        return self.loss.guide(pixels, self.bases.picture(number, pixels))
+        return self.loss.guide(pixels, self.bases.picture(number, pixels.shape))
 
     def meet_target(self) -> None:
         """Fit rounds until one meets the target.
@@ -166,32 +180,43 @@ class _Coder(Generic[C]):
         Raises:
             UsageError: none does.
         """
-        option = next((name for name in FIELD_TARGETS if getattr(self.settings, name) is not None), None)
-        self.asked = option is not None
-        value = getattr(self.settings, option) if option else DEFAULT_BPP
-        raw_bytes = self.source.width * self.source.height * self.source.channels * self.source.bit_depth // 8
-        coded_px = sum(map(self._px, self.coded))
-        base_bytes = sum(len(join_payload(base, b"")) for base in map(self.bases.get, self.coded))
-        self.target = Target(option or "bpp", value, raw_bytes, coded_px, self.kind.name, base_bytes)
-        rounds = self.job.load_state("rounds").get("bpp") or [self._first_bpp()]
+        self.rounds = self._rounds()
+        before = self.job.load_state("rounds")
+        if before:
+            self.rounds.restore(before)
         while True:
-            self.number = len(rounds) - 1
-            self._choose(rounds[-1] * self.margin)
-            surplus = self._round(last=not self.asked or len(rounds) == ROUNDS)
-            if surplus is None:
+            self._choose(self.rounds.bpp * self.margin)
+            name = self._log_name
+            if not self._another_round():
                 return
             self.job.drop_network()
-            self.job.drop_log(self._log_name)
-            rounds.append(rounds[-1] / surplus)
-            self.job.save_state("rounds", {"bpp": rounds})
+            self.job.drop_log(name)
+            self.job.save_state("rounds", self.rounds.state)  # last: a kill before it has this round fitted again
 
-    def _first_bpp(self) -> float:
+    def _rounds(self) -> Rounds:
+        settings, source = self.settings, self.source
+        option = next((name for name in FIELD_TARGETS if getattr(settings, name) is not None), None)
+        value = getattr(settings, option) if option else DEFAULT_BPP
+        raw_bytes = source.width * source.height * source.channels * source.bit_depth // 8
+        base_bytes = sum(len(join_payload(base, b"")) for base in map(self.bases.get, self.coded))
+        least_bpp = max(LEAST_BPP, self.kind.least_bpp(settings.tile_px, source.channels, settings.weight_bits))
+        target = Target(option or "bpp", value, raw_bytes, sum(map(self._px, self.coded)), self.kind.name, base_bytes)
+        if option != "psnr_db":
+            first_bpp = self._first_bpp(target)
+            return Rounds(target, None, asked=option is not None, first_bpp=first_bpp, least_bpp=least_bpp)
+        quality = Quality(value, self.samples, self.peak, self.blank_error, self.kind.name)
+        if quality.tiles_error <= 0:
+            raise quality.unreachable([quality.db(0)])
+        target = replace(target, option="bpp", base_bytes=0)
+        return Rounds(target, quality, asked=True, first_bpp=quality.first_bpp(least_bpp), least_bpp=least_bpp)
+
+    def _first_bpp(self, target: Target) -> float:
         """Bits a pixel of a whole tile that the target leaves, about."""
         self._choose(MOST_BPP)  # whatever it is, what tiles share is as large
         other_bytes = self._other_bytes() + estimated_bytes(self.config.slide_tensors())
-        wanted = self.target.payload_bytes(other_bytes)
+        wanted = target.payload_bytes(other_bytes)
         if self.coded and wanted < len(self.coded):
-            raise self.target.unreachable(len(self.coded), other_bytes)
+            raise target.unreachable(len(self.coded), other_bytes)
         return 8 * wanted / max(1.0, sum(map(self._share, self.coded)) * self.settings.tile_px**2)
 
     def _other_bytes(self) -> int:
@@ -202,37 +227,23 @@ class _Coder(Generic[C]):
         path.unlink()
         return size - len(self.coded)
 
-    def _round(self, *, last: bool) -> float | None:
-        """Fit everything under the config.
-
-        Args:
-            last: there will be no other round.
-
-        Returns:
-            None where the target is met, or what tiles would take over what they should.
+    def _another_round(self) -> bool:
+        """Fit everything under the config; whether there must be another round, which is then under way.
 
         Raises:
-            UsageError: it is not met in the last round, though it was asked for.
+            UsageError: the target is not met, and no round is left.
         """
         self.weights = self.fit_shared()
-        other_bytes = self._other_bytes()
-        wanted = self.target.payload_bytes(other_bytes)
-        if self.coded and wanted < len(self.coded):
-            raise self.target.unreachable(len(self.coded), other_bytes)
         order = [int(n) for n in np.random.default_rng(self.seed).permutation(self.coded)]
-        budget = Budget(wanted, [self._share(n) for n in order])
+        self.rounds.begin(self._other_bytes(), list(map(self._share, order)), list(map(self._px, order)))
         done, total = 0.0, sum(map(self._tile_mpx, order))
-        for place, number in enumerate(order):
-            self._code_tile(number, budget, done, total)
+        for number in order:
+            self._code_tile(number, done, total)
             done += self._tile_mpx(number)
-            probed = place + 1 == min(PROBE_TILES, len(order))
-            if probed and not last and not 1 <= budget.surplus <= MOST_SURPLUS:
-                return budget.surplus
-        if not self.asked or self.target.met(budget.spent_bytes, other_bytes):
-            return None
-        if last or not order:
-            raise self.target.unreachable(budget.spent_bytes, other_bytes)
-        return min(1.0, budget.surplus) if budget.spent_bytes < wanted else budget.spent_bytes / wanted
+            if self.rounds.probe():
+                return True
+        self.psnr_db = psnr_db(self.rounds.errors.spent + self.blank_error, self.samples, self.peak)
+        return self.rounds.end()
 
     def fit_shared(self) -> bytes | None:
         """Fit what all tiles share, or take it from the job. Returns the file's weights, if it has any."""
@@ -240,29 +251,50 @@ class _Coder(Generic[C]):
 
     @property
     def _log_name(self) -> str:
-        return f"tiles-{self.number}"
+        return f"tiles-{self.rounds.number}"
 
-    def _code_tile(self, number: int, budget: Budget, done_mpx: float, total_mpx: float) -> None:
-        """Fit a tile, or take it from the job, and have the budget know of it."""
-        log = self.job.log(self._log_name)
+    def _code_tile(self, number: int, done_mpx: float, total_mpx: float) -> None:
+        """Fit a tile, or take it from the job, and have the budgets know of it."""
+        log, sizes, errors = self.job.log(self._log_name), self.rounds.sizes, self.rounds.errors
         if number not in log:
-            uncut = 0
+            uncut_bytes, as_fitted = 0, None
             size, seen = self._tile_mpx(number), 0.0
+            error = self._error_of(number)
 
-            def aim(uncut_bytes: int) -> float:
-                nonlocal uncut
-                uncut = uncut_bytes
-                return budget.aim(uncut_bytes)
+            def aim(uncut: int) -> float:
+                nonlocal uncut_bytes
+                uncut_bytes = uncut
+                return sizes.aim(uncut)
 
-            rate = Rate(lambda arrays: len(pack_payload(self.config, arrays)), aim)
+            def aim_error(found: int) -> float:
+                nonlocal as_fitted
+                as_fitted = found
+                return errors.aim(found)
+
+            steered = None if self.rounds.quality is None else Error(error, aim_error)
+            rate = Rate(lambda arrays: len(pack_payload(self.config, arrays)), aim, steered)
             for pixels, mse, arrays in self._fit_tile(number, rate):
                 seen = min(size, seen + pixels / 1e6)
                 if arrays is not None:
-                    log.put(number, _UNCUT.pack(uncut) + pack_payload(self.config, arrays))
+                    left = error(arrays)
+                    head = _FIT.pack(uncut_bytes, left if as_fitted is None else as_fitted, left)
+                    log.put(number, head + pack_payload(self.config, arrays))
                 self.report(Progress("tiles", done_mpx + seen, total_mpx, "Mpx", db(mse)))
             give_back_free_pages()
-        (uncut,) = _UNCUT.unpack_from(log.get(number))
-        budget.spend(uncut, log.size(number) - _UNCUT.size)
+        uncut_bytes, as_fitted, left = _FIT.unpack_from(log.get(number))
+        sizes.spend(uncut_bytes, log.size(number) - _FIT.size)
+        errors.spend(as_fitted, left)
+
+    def _error_of(self, number: int) -> Callable[[Mapping[str, np.ndarray]], int]:
+        """From a tile's tensors to the squared error of what the file will decode to, summed over its samples."""
+        pixels, rect = self._pixels(number), self._rect(number)
+        base = self.bases.picture(number, pixels.shape)
+
+        def error(arrays: Mapping[str, np.ndarray]) -> int:
+            tile = self.config.tile_from(self.shared, arrays, self.device)
+            return squared_error(pixels, decode_tile(self.config, tile, self.settings.tile_px, (rect.w, rect.h), base))
+
+        return error
 
     def _tile_mpx(self, number: int) -> float:
         return self._px(number) * self.settings.passes / 1e6
@@ -288,7 +320,7 @@ class _Coder(Generic[C]):
         chunks = (
             (n, self.job.get(n), True)
             if n in self.job
-            else (n, join_payload(self.bases.get(n), log.get(n)[_UNCUT.size :]), False)
+            else (n, join_payload(self.bases.get(n), log.get(n)[_FIT.size :]), False)
             for n in self._numbers()
         )
         return write_file(path, self.header, self.weights, self.sections, chunks, written)
@@ -311,6 +343,7 @@ class _NetworkCoder(_Coder[CoordinateConfig]):
             rate=rate,
             loss=self.loss,
             guide=self._guide(number),
+            optimiser=self.optimiser,
         )
 
 
@@ -321,7 +354,6 @@ class _TableCoder(_Coder[TableConfig]):
 
     def __init__(self, task: Task, kind: type[TableConfig], settings: FieldSettings, loss: Loss, job: Job) -> None:
         super().__init__(task, kind, settings, loss, job)
-        self.shared: Tile | None = None
         self.sampled: dict[int, np.ndarray] = {}
         self.fit: tables.NetworkFit | None = None
 
@@ -339,6 +371,7 @@ class _TableCoder(_Coder[TableConfig]):
             device=self.device,
             loss=self.loss,
             guides=[self._guide(n) for n in chosen],
+            optimiser=self.optimiser,
         )
         before = self.job.load_network()
         if before is not None:

@@ -13,15 +13,19 @@ from inrwsi.formats.container import Container
 from inrwsi.formats.source import SlideSource
 
 EFFORTS = ("fast", "default", "best")
-OF_OCTAVES = ("quality", "psnr_db", "effort", "self_contained", "tune")
+OF_OCTAVES = ("quality", "effort", "self_contained", "tune")
 LOSSES = ("mse", "ms-ssim", "stain", "nuclei", "segmentation", "perceptual")
 OF_NETWORKS = ("segmentation", "perceptual")  # losses
 TUNES = ("psnr", "ms-ssim")
-OF_FIELDS = ("bpp", "passes", "tile_px", "weight_bits", "prior", "prior_quality", "loss", "loss_network")
+OPTIMISERS = ("adam", "soap")
+OF_FIELDS = (
+    *("bpp", "passes", "tile_px", "weight_bits", "prior", "prior_quality"),
+    *("loss", "loss_network", "optimiser"),
+)
 TARGETS = ("quality", "psnr_db", "ratio", "size_bytes")
-FIELD_TARGETS = ("ratio", "size_bytes", "bpp")
+FIELD_TARGETS = ("psnr_db", "ratio", "size_bytes", "bpp")
 DEFAULT_QUALITY = 60.0
-DEFAULT_BPP, MOST_BPP = 4.0, 24.0
+DEFAULT_BPP, LEAST_BPP, MOST_BPP = 4.0, 0.02, 24.0
 DEFAULT_PRIOR_QUALITY = 30.0
 
 
@@ -37,6 +41,7 @@ class FieldSettings:
     tile_px: int
     passes: int
     bpp: float | None = None
+    psnr_db: float | None = None
     ratio: float | None = None
     size_bytes: int | None = None
     weight_bits: int = 8
@@ -44,6 +49,7 @@ class FieldSettings:
     prior_quality: float = DEFAULT_PRIOR_QUALITY
     loss: str = "mse"
     loss_network: str | Path | None = None
+    optimiser: str = "adam"
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class EncodeOptions:
     Attributes:
         model: `octaves`, or one of those that are fitted by descent (`fields.models`), such as `cinr`.
         quality: of octaves, 1 to 100: a fixed quantiser step, no search. 60 where no target is given.
-        psnr_db: of octaves, PSNR of RGB over the whole slide, in dB, met within 0.1 dB.
+        psnr_db: PSNR of RGB over the whole slide, in dB, met within 0.1 dB; of 16 bits the peak is 65535.
         ratio: uncompressed bytes (one a pixel and channel, of 16 bits two) over the file's, met within 2 %.
         size_bytes: of the file, met within 2 %.
         effort: of octaves, `fast`, `default` or `best`.
@@ -78,7 +84,8 @@ class EncodeOptions:
             index and what all tiles share. 4 by default, or less where the tiles do not need as much.
         passes: of fitted models, over every tile's pixels; time grows with it. By default what the model says: 6 of
             tables under one network, 60 of a network a tile.
-        tile_px: of fitted models, side of a tile, 64 to 2048. By default what the model says: 512 or 128.
+        tile_px: of fitted models, side of a tile, 64 to 2048. By default what the model says, 512 or 128, or twice
+            that and more where the target does not pay for a network a tile.
         weight_bits: of fitted models, 8 or 16, of the networks' weights. 8 by default.
         prior: of fitted models, a codec whose picture each tile holds and the field corrects: `jpeg`, `jpegxl` or
             `jpeg2000`. None by default.
@@ -90,6 +97,7 @@ class EncodeOptions:
             are of three channels.
         loss_network: of `perceptual`, and of `segmentation` what segments instead of the classical map of nuclei: a
             TorchScript file, as `fit.loss_network` says. It is a program that runs: only of a source that is trusted.
+        optimiser: of fitted models, `adam` or `soap`, of the networks; tables have Adam. adam by default.
         seed: of everything random. The same seed, machine and settings give the same file.
         device: auto, cpu or cuda.
         keep_associated: names of the source's associated images to store.
@@ -115,6 +123,7 @@ class EncodeOptions:
     prior_quality: float | None = None
     loss: str | None = None
     loss_network: str | Path | None = None
+    optimiser: str | None = None
     seed: int = 0
     device: str = "auto"
     keep_associated: tuple[str, ...] = ()
@@ -130,12 +139,13 @@ class EncodeOptions:
             ("size_bytes", lambda v: 1 <= v <= 2**50, "at least 1 byte"),
             ("effort", lambda v: v in EFFORTS, f"one of {', '.join(EFFORTS)}"),
             ("tune", lambda v: v in TUNES, f"one of {', '.join(TUNES)}"),
-            ("bpp", lambda v: 0.02 <= v <= MOST_BPP, "from 0.02 to 24 bits a pixel"),
+            ("bpp", lambda v: LEAST_BPP <= v <= MOST_BPP, "from 0.02 to 24 bits a pixel"),
             ("passes", lambda v: 1 <= v <= 10000, "from 1 to 10000"),
             ("tile_px", lambda v: 64 <= v <= 2048, "from 64 to 2048"),
             ("weight_bits", lambda v: v in (8, 16), "8 or 16"),
             ("prior", lambda v: v in KINDS, f"one of {', '.join(KINDS)}"),
             ("loss", lambda v: v in LOSSES, f"one of {', '.join(LOSSES)}"),
+            ("optimiser", lambda v: v in OPTIMISERS, f"one of {', '.join(OPTIMISERS)}"),
             ("prior_quality", lambda v: 1 <= v <= 100, "from 1 to 100"),
             ("seed", lambda v: 0 <= v < 2**32, "from 0 to 2^32 - 1"),
             ("memory_mb", lambda v: v >= 256, "at least 256"),
@@ -183,7 +193,8 @@ class EncodeOptions:
 
     def field(self, *, tile_px: int, passes: int) -> FieldSettings:
         """The settings of a model that is fitted, resolved with what it says where nobody does."""
-        given = {name: v for name in (*OF_FIELDS, "ratio", "size_bytes") if (v := getattr(self, name)) is not None}
+        names = dict.fromkeys((*OF_FIELDS, *FIELD_TARGETS))
+        given = {name: v for name in names if (v := getattr(self, name)) is not None}
         return FieldSettings(**{"tile_px": tile_px, "passes": passes, **given})
 
 
@@ -197,7 +208,7 @@ class EncodeReport:
     """What became of it. Sizes in bytes are `os.stat` of the files.
 
     `psnr_db` is of RGB over the whole slide, of what the file decodes to, and infinite where nothing is lost; `step` is
-    the quantiser's at octave 0, in units of 1 / 1024 grey level. Both are None for models that are fitted.
+    the quantiser's at octave 0, in units of 1 / 1024 grey level, and None for models that are fitted.
     """
 
     path: str

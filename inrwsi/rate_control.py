@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 from inrwsi.errors import UsageError
 from inrwsi.fields.octaves_model import LEAST_STEP, MOST_STEP, STEP_UNIT
+from inrwsi.fit.rate import TOLERANCE, TOLERANCE_DB, file_bytes
+from inrwsi.options import flag
 
 PROBES = 4
 ROUNDS = 3
 SURE = 10  # a sample that misses by so many tolerances, 20 % or 1 dB, says enough of the slide
 START_STEP = 20 * STEP_UNIT
-BYTES_TOLERANCE = math.log(1.02)
-PSNR_TOLERANCE_DB = 0.1
 _MOST_PSNR_DB = 120.0  # stands for no error at all
 # How levels change with a doubling of the step, where one point is known; within what two points may say of it.
 _BYTES_SLOPE, _PSNR_SLOPE_DB = -0.7, -4.0
@@ -55,7 +55,7 @@ class Goal:
     @property
     def tolerance(self) -> float:
         """How far a level may be from the one that is wanted."""
-        return PSNR_TOLERANCE_DB if self.option == "psnr_db" else BYTES_TOLERANCE
+        return TOLERANCE_DB if self.option == "psnr_db" else math.log(1 + TOLERANCE)
 
     @property
     def slope(self) -> float:
@@ -66,7 +66,7 @@ class Goal:
         """The level to reach."""
         if self.option == "psnr_db":
             return self.value
-        return math.log(self.raw_bytes / self.value if self.option == "ratio" else self.value)
+        return math.log(file_bytes(self.option, self.value, self.raw_bytes))
 
     def level(self, measured: Measured) -> float:
         """What is steered: dB, or the logarithm of the bytes. It falls as the step grows."""
@@ -82,10 +82,9 @@ class Goal:
 
     def unreachable(self, nearest: Measured, *, estimated: bool) -> UsageError:
         """What to raise where no step reaches the goal."""
-        name = {"psnr_db": "--psnr", "ratio": "--ratio", "size_bytes": "--size"}[self.option]
         about = "about " if estimated else ""
         return UsageError(
-            f"{name} {_plain(self.value)} cannot be reached on this slide; the nearest that can is {about}"
+            f"{flag(self.option)} {_plain(self.value)} cannot be reached on this slide; the nearest that can is {about}"
             f"{self.said(nearest)}"
         )
 

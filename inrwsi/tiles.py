@@ -163,6 +163,19 @@ class FieldTiles:
             raise CorruptFile(self._container.path, Cause.CHUNK, where) from None
 
 
+def decode_tile(
+    config: FieldConfig, tile: Tile, tile_px: int, wh: tuple[int, int], base: np.ndarray | None = None
+) -> np.ndarray:
+    """All of a tile as a file decodes to it, (h, w, channels) uint8; `base` is its base layer, of the same shape."""
+    w, h = wh
+    out = np.empty((h, w, config.channels), np.uint8)
+    for y in range(0, h, BLOCK_PX):
+        for x in range(0, w, BLOCK_PX):
+            size = (min(BLOCK_PX, w - x), min(BLOCK_PX, h - y))
+            out[y : y + BLOCK_PX, x : x + BLOCK_PX] = decode_block(config, tile, tile_px, (x, y), size)
+    return out if base is None else base_layer.corrected(base, out)
+
+
 def pack_payload(config: FieldConfig, arrays: Mapping[str, np.ndarray]) -> bytes:
     """The field of a coded tile, from the tensors of `config.tile_tensors`: a zstd frame of safetensors, or where the
     config has none of their names, of the numbers alone. The tile's payload, but for base layers (`join_payload`)."""

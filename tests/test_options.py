@@ -27,6 +27,7 @@ VALUES: dict[str, Any] = {
     "prior_quality": 40,
     "loss": "segmentation",
     "loss_network": "net.pt",
+    "optimiser": "soap",
 }
 
 
@@ -37,10 +38,10 @@ def test_defaults() -> None:
     assert settings == FieldSettings(passes=6, tile_px=512, weight_bits=8)
 
 
-@pytest.mark.parametrize("name", ["ratio", "size_bytes"])
+@pytest.mark.parametrize("name", ["psnr_db", "ratio", "size_bytes"])
 def test_targets_of_all_models(name: str) -> None:
     settings = EncodeOptions("siren", **{name: VALUES[name]}).field(tile_px=128, passes=60)
-    assert [getattr(settings, target) for target in FIELD_TARGETS if target != name] == [None, None]
+    assert [getattr(settings, target) for target in FIELD_TARGETS if target != name] == [None, None, None]
     assert getattr(settings, name) == getattr(EncodeOptions(**{name: VALUES[name]}).octaves, name) == VALUES[name]
 
 

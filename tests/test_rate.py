@@ -16,7 +16,7 @@ def test_all_tiles_are_cut_alike_and_the_last_takes_what_is_left() -> None:
         aims.append(budget.aim(uncut))
         budget.spend(uncut, got)
     assert aims == pytest.approx([50, 150, 90])
-    assert budget.spent_bytes == 300
+    assert budget.spent == 300
     assert budget.surplus == pytest.approx(2)
 
 

@@ -155,13 +155,18 @@ class CoordinateConfig(FieldConfig):
         def bits(width: int) -> float:
             return 8 * cls.of_width(width, channels, weight_bits).estimated_bytes() / tile_px**2
 
-        if bits(LEAST_WIDTH) > bpp:
+        least = cls.least_bpp(tile_px, channels, weight_bits)
+        if least > bpp:
             raise UsageError(
-                f"model {cls.name} in tiles of {tile_px} pixels takes {bits(LEAST_WIDTH):.2g} bits a pixel at least, "
+                f"model {cls.name} in tiles of {tile_px} pixels takes {least:.2g} bits a pixel at least, "
                 f"and {bpp:.2g} are asked for; give more bits, or larger tiles by --tile-px"
             )
         width = bisect_left(range(LEAST_WIDTH, MOST_WIDTH), bpp, key=bits) + LEAST_WIDTH
         return cls.of_width(width, channels, weight_bits)
+
+    @classmethod
+    def least_bpp(cls, tile_px: int, channels: int = 3, weight_bits: int = 8) -> float:
+        return 8 * cls.of_width(LEAST_WIDTH, channels, weight_bits).estimated_bytes() / tile_px**2
 
     def estimated_bytes(self) -> float:
         """What a tile's network takes in the file, about."""

@@ -130,6 +130,11 @@ class FieldConfig:
         """
         raise NotImplementedError
 
+    @classmethod
+    def least_bpp(cls, tile_px: int, channels: int, weight_bits: int) -> float:
+        """Bits a pixel of a tile below which `for_bpp` has nothing."""
+        return 0.0
+
     def layers(self) -> Layers:
         """The network."""
         raise NotImplementedError

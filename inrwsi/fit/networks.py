@@ -15,6 +15,7 @@ from inrwsi.fields.field import Span, forward
 from inrwsi.fields.networks import FieldNet
 from inrwsi.fields.ranges import squared_error
 from inrwsi.fit.losses import MSE, Loss
+from inrwsi.fit.optimisers import ADAM, Optimiser
 from inrwsi.fit.patches import NO_GUIDE, Guide, Patch, batches, cosine, guidance, patch_grid, phases, targets
 from inrwsi.fit.rate import Cutter, Rate
 from inrwsi.fit.whole import frozen, measure_activations, quantise
@@ -24,7 +25,6 @@ PATCH_PX, PATCHES = 32, 2  # where it cannot: the side of patches, and how many 
 GUIDED_PX, GUIDED_PATCHES = 64, 1  # the same where the loss sees neighbours
 GUIDED_SHARE = 0.4  # of the passes, the last ones, which it then has; pixels alone, all over the tile, fit faster
 FLOAT_SHARE = 0.7  # of the steps, before rounding begins
-BETAS = (0.9, 0.99)
 RATE_WIDTH = 48  # the width that `CoordinateConfig.learning_rate` is for
 
 
@@ -39,6 +39,7 @@ def fit_tile(
     rate: Rate | None = None,
     loss: Loss = MSE,
     guide: Guide = NO_GUIDE,
+    optimiser: Optimiser = ADAM,
 ) -> Iterator[tuple[int, float, dict[str, np.ndarray] | None]]:
     """Fit one tile's network.
 
@@ -49,14 +50,15 @@ def fit_tile(
         rate: what the tile may take; anything by default.
         loss: what is made small.
         guide: what it has to know of the tile, `loss.guide`.
+        optimiser: what makes it so.
 
     Yields:
         (pixels fitted, mean squared error, None) a step, and at the end (0, mse, the tensors of `config.tile_tensors`).
     """
     rng = np.random.default_rng(list(seed))
     net = FieldNet(config.layers(), torch.Generator().manual_seed(int(rng.integers(2**62)))).to(device)
-    learning_rate = config.learning_rate * math.sqrt(RATE_WIDTH / config.width)
-    optimiser = torch.optim.Adam(net.parameters(), lr=learning_rate, betas=BETAS)
+    learning_rate = optimiser.rate * config.learning_rate * math.sqrt(RATE_WIDTH / config.width)
+    descent = optimiser.of(net.parameters())
     guided = [loss.of_patches and done > (1 - GUIDED_SHARE) * passes for done in range(1, passes + 1)]
     schedule = [batch for of_patches in guided for batch in _one_pass(config, pixels, rng, of_patches=of_patches)]
     rounding_from = int(len(schedule) * FLOAT_SHARE)
@@ -72,17 +74,17 @@ def fit_tile(
         if step == rounding_from:
             out_scale = measure_activations(net, [x * unit])
             cutter.begin()
-        optimiser.param_groups[0]["lr"] = learning_rate * cosine(step, len(schedule))
+        descent.param_groups[0]["lr"] = learning_rate * cosine(step, len(schedule))
         if step < rounding_from:
             y = net(x * unit) * SAMPLES_A_UNIT + last.sample_zero
         else:
             numbers = quantise(net, config, unit, out_scale, cutter.cut)
             y = forward(net.layers, numbers, x, config.sample_ranges, exact=False)
         target = targets([pixels], batch, device)
-        optimiser.zero_grad(set_to_none=True)
+        descent.zero_grad(set_to_none=True)
         apart = loss.of_patches and batch[0].stride > 1  # pixels without their neighbours
         (MSE if apart else loss)(y, target, **guidance([guide], batch, device)).backward()
-        optimiser.step()
+        descent.step()
         mse = squared_error(y.detach(), target, config.sample_ranges)
         yield sum(p.w * p.h for p in batch), mse, None
     yield 0, mse, cutter.finish()

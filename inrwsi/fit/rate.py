@@ -8,18 +8,26 @@ before its fit on rounded numbers goes on: a network's weights are rounded to fe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from inrwsi.errors import UsageError
+from inrwsi.options import flag
 
-TOLERANCE = 0.02
+TOLERANCE = 0.02  # of bytes
+TOLERANCE_DB = 0.1  # of PSNR
 CLOSE = 0.003  # a tile that is so near to its part is not cut again
+CLOSE_ERROR = 0.01  # likewise, of its part of the squared error
 HALVINGS = 12
 
 Arrays = dict[str, np.ndarray]
+
+
+def file_bytes(option: str, value: float, raw_bytes: int) -> float:
+    """Of a file: what `ratio` or `size_bytes` asks for, of a slide of so many bytes without compression."""
+    return raw_bytes / value if option == "ratio" else value
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ class Target:
         """Of the file, or of the tiles' payloads where the target is of these."""
         if self.option == "bpp":
             return self.value * self.coded_px / 8
-        return self.raw_bytes / self.value if self.option == "ratio" else self.value
+        return file_bytes(self.option, self.value, self.raw_bytes)
 
     def payload_bytes(self, other_bytes: float) -> float:
         """What is left for the tiles' fields beside the `other_bytes` of the file, which are in no payload."""
@@ -68,50 +76,68 @@ class Target:
     def unreachable(self, payload_bytes: float, other_bytes: float) -> UsageError:
         """What to raise where nothing that can be chosen meets it; the bytes are the nearest that were found."""
         got = max(1.0, self._got(payload_bytes, other_bytes))
-        name = {"size_bytes": "size"}.get(self.option, self.option)
         said = {
             "bpp": f"{8 * got / max(1, self.coded_px):.3g}",
             "ratio": f"{self.raw_bytes / got:,.4g}",
             "size_bytes": f"{got:,.0f} bytes",
         }[self.option]
         return UsageError(
-            f"--{name} {self.value:,g} cannot be reached on this slide with model {self.model}; the nearest that was "
-            f"found is about {said}"
+            f"{flag(self.option)} {self.value:,g} cannot be reached on this slide with model {self.model}; the nearest "
+            f"that was found is about {said}"
         )
 
 
 class Budget:
-    """Deals out bytes to the tiles as they are fitted.
+    """Deals out bytes, or squared error, to the tiles as they are fitted.
 
-    All are cut by the same share of what they take uncut, as far as one can tell from those before; the last gets what
-    is left.
+    All are cut to the same share of what they take uncut (of squared error: raised to the same multiple), as far as one
+    can tell from those before; the last gets what is left.
 
     Args:
-        wanted_bytes: of all payloads.
+        wanted: of all tiles: bytes of their payloads, or their squared error.
         shares: of each tile, in the order in which they are fitted: about how they differ in what they take.
     """
 
-    def __init__(self, wanted_bytes: float, shares: list[float]) -> None:
-        self.wanted_bytes, self._shares = wanted_bytes, shares
-        self._seen = 0
-        self.uncut_bytes = self.spent_bytes = 0.0
+    def __init__(self, wanted: float, shares: Sequence[float]) -> None:
+        self.wanted, self._shares = wanted, list(shares)
+        self.tiles = len(self._shares)
+        self.seen = 0
+        self.uncut = self.spent = 0
 
-    def aim(self, uncut_bytes: int) -> float:
-        """What the next tile may take that takes `uncut_bytes` uncut."""
-        seen = sum(self._shares[: self._seen + 1])
-        later = sum(self._shares[self._seen + 1 :]) * (self.uncut_bytes + uncut_bytes) / seen
-        return max(1.0, (self.wanted_bytes - self.spent_bytes) * uncut_bytes / (uncut_bytes + later))
+    def aim(self, uncut: int) -> float:
+        """What the next tile may take that takes `uncut` uncut."""
+        seen = sum(self._shares[: self.seen + 1])
+        later = sum(self._shares[self.seen + 1 :]) * (self.uncut + uncut) / seen
+        return max(1.0, (self.wanted - self.spent) * uncut / max(1.0, uncut + later))
 
-    def spend(self, uncut_bytes: int, payload_bytes: int) -> None:
+    def spend(self, uncut: int, taken: int) -> None:
         """The next tile is done."""
-        self._seen += 1
-        self.uncut_bytes += uncut_bytes
-        self.spent_bytes += payload_bytes
+        self.seen += 1
+        self.uncut += uncut
+        self.spent += taken
+
+    @property
+    def expected(self) -> float:
+        """What all tiles would take uncut, by those that are done, of which there must be one."""
+        return self.uncut * sum(self._shares) / sum(self._shares[: self.seen])
 
     @property
     def surplus(self) -> float:
-        """What all tiles would take uncut, by those that are done, over what is wanted; at least one must be."""
-        return self.uncut_bytes * sum(self._shares) / sum(self._shares[: self._seen]) / self.wanted_bytes
+        """What is expected over what is wanted."""
+        return self.expected / self.wanted
+
+
+@dataclass(frozen=True)
+class Error:
+    """How a tile's fit asks what squared error it may have.
+
+    Attributes:
+        of: of the tile that these tensors decode to, summed over its samples.
+        aim: of the tile that has so much as it was fitted.
+    """
+
+    of: Callable[[Mapping[str, np.ndarray]], int]
+    aim: Callable[[int], float]
 
 
 @dataclass(frozen=True)
@@ -121,10 +147,12 @@ class Rate:
     Attributes:
         size: bytes of the payload of these tensors.
         aim: of the payload that would have so many uncut.
+        error: what is steered at the end of the fit, in place of the bytes; None where these are.
     """
 
     size: Callable[[Mapping[str, np.ndarray]], int]
     aim: Callable[[int], float]
+    error: Error | None = None
 
 
 class Cutter:
@@ -142,28 +170,49 @@ class Cutter:
     def begin(self) -> None:
         """Find what the tile takes uncut, and the cut that brings it to its part."""
         if self._rate is not None:
-            uncut = self._rate.size(self._at(0.0))
-            self._aim = self._rate.aim(uncut)
-            self.cut = self._closest(uncut)
+            self._aim = self._rate.aim(self._rate.size(self._at(0.0)))
+            self.cut = self._closest(self._over_bytes)
 
     def finish(self) -> Arrays:
-        """The tile's tensors: cut again where what came since has moved them from their part."""
+        """The tile's tensors: cut again where what came since has moved them from their part, or for their error."""
         arrays = self._at(self.cut)
-        if self._rate is None or abs(self._rate.size(arrays) / self._aim - 1) <= CLOSE:
+        if self._rate is None:
             return arrays
-        self.cut = self._closest(self._rate.size(self._at(0.0)))
+        if self._rate.error is None:
+            if abs(self._rate.size(arrays) / self._aim - 1) <= CLOSE:
+                return arrays
+            self.cut = self._closest(self._over_bytes)
+        else:
+            error = self._rate.error
+            found = error.of(arrays)
+            allowed = error.aim(found)
+            # To cut less would not help: what the fit was cut of is not fitted.
+            self.cut = self._closest(
+                lambda cut: allowed - error.of(self._at(cut)), least=self.cut, near=CLOSE_ERROR * allowed
+            )
         return self._at(self.cut)
 
-    def _closest(self, uncut_bytes: int) -> float:
-        """The cut whose payload is nearest to the tile's part: by bisection, sizes fall as it grows."""
-        if self._rate is None or uncut_bytes <= self._aim:
-            return 0.0
-        low, high = 0.0, 1.0
-        best, nearest = 0.0, uncut_bytes - self._aim
+    def _over_bytes(self, cut: float) -> float:
+        """Bytes that the tile takes beyond its part."""
+        return 0.0 if self._rate is None else self._rate.size(self._at(cut)) - self._aim
+
+    def _closest(self, over: Callable[[float], float], *, least: float = 0.0, near: float = 0.0) -> float:
+        """The cut from `least` on at which `over` is nearest to 0, by bisection.
+
+        Args:
+            over: falls as the cut grows; where it is above 0, more must be cut.
+            near: what is near enough.
+        """
+        low, high = least, 1.0
+        best, nearest = least, over(least)
+        if nearest <= near:
+            return best
         for _ in range(HALVINGS):
             middle = (low + high) / 2
-            over = self._rate.size(self._at(middle)) - self._aim
-            if abs(over) < nearest:
-                best, nearest = middle, abs(over)
-            low, high = (middle, high) if over > 0 else (low, middle)
+            found = over(middle)
+            if abs(found) < nearest:
+                best, nearest = middle, abs(found)
+            if nearest <= near:
+                break
+            low, high = (middle, high) if found > 0 else (low, middle)
         return best

@@ -23,6 +23,7 @@ from inrwsi.fields.networks import INPUT, FieldNet
 from inrwsi.fields.ranges import squared_error
 from inrwsi.fields.tables import TableConfig, features, plan_patch
 from inrwsi.fit.losses import MSE, Loss
+from inrwsi.fit.optimisers import ADAM, Optimiser
 from inrwsi.fit.patches import NO_GUIDE, Guide, Patch, batches, cosine, guidance, patch_grid, targets
 from inrwsi.fit.rate import Cutter, Rate
 from inrwsi.fit.start import pyramid_start
@@ -74,6 +75,7 @@ class NetworkFit:
         steps: in all; `batch` patches each.
         loss: what is made small.
         guides: what it has to know of each tile, `loss.guide`; nothing by default.
+        optimiser: of the network; the tables have Adam.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class NetworkFit:
         schedule: Schedule = Schedule(),
         loss: Loss = MSE,
         guides: Sequence[Guide] = (),
+        optimiser: Optimiser = ADAM,
     ) -> None:
         self.config, self.tile_px, self.tiles, self.schedule = config, tile_px, tiles, schedule
         self.loss, self.guides = loss, guides
@@ -100,15 +103,12 @@ class NetworkFit:
             starts = torch.from_numpy(np.stack([pyramid_start(config, tile_px, t) for t in tiles]))
         noise = (torch.rand(starts.shape, generator=generator) * 2 - 1) * NOISE
         self.tables = (starts + noise).to(device).requires_grad_()
-        self.optimiser = torch.optim.Adam(
-            [
-                {"params": [self.tables], "base": schedule.table},
-                {"params": self._weights(periodic=True), "base": schedule.sine},
-                {"params": self._weights(periodic=False), "base": schedule.mlp},
-            ],
-            betas=(0.9, 0.99),
-            eps=1e-12,
-        )
+        groups = [
+            {"params": [self.tables], "base": schedule.table, "matrices": False},
+            {"params": self._weights(periodic=True), "base": schedule.sine * optimiser.rate},
+            {"params": self._weights(periodic=False), "base": schedule.mlp * optimiser.rate},
+        ]
+        self.optimiser = optimiser.of(groups, eps=1e-12)
         self.step_number = 0
         self.rounding_from = int(steps * FLOAT_SHARE)
         self.quantised = False
@@ -122,7 +122,7 @@ class NetworkFit:
         return [p for layer in chosen for p in self.net.get_submodule(layer.name).parameters()]
 
     def step(self) -> tuple[int, float]:
-        """One step of Adam. Returns the pixels fitted and the batch's `squared_error`."""
+        """One step of descent. Returns the pixels fitted and the batch's `squared_error`."""
         if not self.quantised and self.step_number >= self.rounding_from:
             self._begin_rounding()
         batch = self._next_batch()
@@ -215,7 +215,7 @@ class NetworkFit:
         tensors = {f"net.{name}": weight for name, weight in self.net.named_parameters()}
         tensors["tables"] = self.tables
         for index, moments in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"adam.{index}.{key}": torch.as_tensor(value) for key, value in moments.items()}
+            tensors |= {f"moments.{index}.{key}": torch.as_tensor(value) for key, value in moments.items()}
         queue = [[[p.tile, p.x, p.y, p.w, p.h] for p in batch] for batch in self._queue]
         meta = {"step": self.step_number, "pass": self._pass, "queue": queue, "out_scale": self.out_scale}
         meta["level_scale"] = self.level_scale
@@ -230,7 +230,7 @@ class NetworkFit:
         self.tables.copy_(tensors["tables"])
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
-            if name.startswith("adam."):
+            if name.startswith("moments."):
                 _, index, key = name.split(".")
                 moments.setdefault(int(index), {})[key] = tensor
         groups = self.optimiser.state_dict()["param_groups"]
@@ -289,7 +289,7 @@ def fit_tile(
         raise ValueError("the slide has no gain of its tables")
     layers, device = config.layers(), frozen_net.gain.device
     table = torch.from_numpy(start).to(device).requires_grad_()
-    optimiser = torch.optim.Adam([table], lr=TILE_LR, betas=(0.9, 0.99), eps=1e-12)
+    descent = ADAM.of([table], eps=1e-12)
     schedule = _schedule((pixels.shape[1], pixels.shape[0]), passes, batch, seed, busy)
 
     def cut_to(cut: float) -> dict[str, np.ndarray]:
@@ -302,17 +302,17 @@ def fit_tile(
         if step == cut_from and rate is not None:
             cutter.begin()
             sparsity = 0.0  # from here on the cut says what is 0
-        optimiser.param_groups[0]["lr"] = TILE_LR * cosine(step, len(schedule))
+        descent.param_groups[0]["lr"] = TILE_LR * cosine(step, len(schedule))
         rows, columns = plans(config, tile_px, chosen)
         scaled = table * config.table_max
         whole = scaled + (_rounded(scaled, cutter.cut, config.table_max) - scaled).detach()
         x = features(whole.expand(len(chosen), -1, -1), config, frozen_net.gain, rows, columns, exact=False)
         y = forward(layers, frozen_net.numbers, x, config.sample_ranges, exact=False)
         target = targets([pixels], chosen, device)
-        optimiser.zero_grad(set_to_none=True)
+        descent.zero_grad(set_to_none=True)
         wanted = loss(y, target, **guidance([guide], chosen, device))
         (wanted + sparsity * table.abs().mean()).backward()
-        optimiser.step()
+        descent.step()
         with torch.no_grad():
             table.clamp_(-1, 1)
         mse = squared_error(y.detach(), target, config.sample_ranges)

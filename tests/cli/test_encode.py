@@ -64,6 +64,10 @@ def test_associated_images_are_kept_by_asking() -> None:
             ("--model", "cinr", "--bpp", "0.5", "--passes", "3", "--tile-px", "128", "--weight-bits", "16"),
             EncodeOptions("cinr", bpp=0.5, passes=3, tile_px=128, weight_bits=16),
         ),
+        (
+            ("--model", "inif", "--psnr", "33", "--optimiser", "soap"),
+            EncodeOptions("inif", psnr_db=33, optimiser="soap"),
+        ),
     ],
 )
 def test_options_reach_the_encoder(

@@ -63,7 +63,11 @@ def test_mistakes_are_told_without_torch(folder: Path, picture: Path, hollow: Pa
             2,
             "--bpp is a setting of models that are fitted, and the model is oct",
         ),
-        (("encode", picture, "-o", "x.cinr", "--model", "cinr", "--psnr", "40"), 2, "--psnr is a setting of model oct"),
+        (
+            ("encode", picture, "-o", "x.cinr", "--model", "cinr", "--tune", "psnr"),
+            2,
+            "--tune is a setting of model oct",
+        ),
         (("encode", picture, "-o", "x.cinr", "--quality", "0"), 2, "0.0 is not in the range"),
         (("encode", picture, "-o", "x.cinr", "--size", "3 apples"), 2, "'3 apples' should be a number of bytes"),
         (("encode", picture, "-o", "x.cinr", "--size", "0.5"), 2, "'0.5' should be a number of bytes"),
