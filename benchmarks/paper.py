@@ -22,14 +22,15 @@ import torch
 from inrwsi.config import from_dict, to_dict
 from inrwsi.decode import Decoder
 from inrwsi.encode import encode
-from inrwsi.errors import InrwsiError, UsageError
+from inrwsi.errors import InrwsiError
 from inrwsi.fit.patches import PATCH_PX, cosine
-from inrwsi.formats.source import SlideSource, open_source
+from inrwsi.formats.source import open_source
 from inrwsi.job import Job
 from inrwsi.metrics import luma_of, psnr, ssim_maps
 from inrwsi.options import EncodeOptions
 
 from . import paper_figures, results
+from .paper_crop import crop_of
 from .paper_fit import MODELS, SCHEDULES, PaperFit, epoch_batches, scaled_batch, scaled_grid
 from .paper_results import Curve, Epoch, FileRow, Grid, PaperRun, Rates
 from .probe import library_versions
@@ -41,7 +42,6 @@ SIDE_PX = 512
 EPOCHS = {"tuned": 24, "reference": 8}
 SEED = 0
 FILES = ("cinr",)  # models whose file is made too; `rate_distortion --models` has all of them
-PLACES, PROBES, PROBE_PX = 12, 6, 64  # a side: crops to choose from, windows of each that are looked at, their pixels
 
 
 @click.command()
@@ -84,32 +84,6 @@ def main(slide: Path, side_px: int, epochs: int, reference_epochs: int, out: Pat
         raise SystemExit(error.exit_code) from None
 
 
-def crop_of(slide: Path, side_px: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """(side, side, 3) uint8 of the place with the most detail among those of a grid over the slide, and its corner.
-
-    Raises:
-        UsageError: the slide is not there, or is smaller, or not of three channels.
-    """
-    with open_source(slide) as source:
-        if min(source.width, source.height) < side_px or source.channels != 3:
-            raise UsageError(
-                f"{slide}: has {source.width} x {source.height} pixels of {source.channels} channels; the crop is of "
-                f"{side_px} x {side_px} pixels of 3"
-            )
-        ys, xs = (
-            np.unique(np.linspace(0, n - side_px, PLACES).astype(int)).tolist() for n in (source.height, source.width)
-        )
-        l0_xy = max(((x, y) for y in ys for x in xs), key=lambda xy: _detail(source, xy, side_px))
-        return source.read(l0_xy, (side_px, side_px)).copy(), l0_xy
-
-
-def _detail(source: SlideSource, l0_xy: tuple[int, int], side_px: int) -> float:
-    """Mean difference of neighbouring pixels' luma, over windows spread on the crop."""
-    at = np.linspace(0, side_px - PROBE_PX, min(PROBES, side_px // PROBE_PX)).astype(int).tolist()
-    windows = [source.read((l0_xy[0] + x, l0_xy[1] + y), (PROBE_PX, PROBE_PX)) for y in at for x in at]
-    return float(np.mean([np.abs(np.diff(luma_of(window), axis=1)).mean() for window in windows]))
-
-
 class Trial:
     """One network under one schedule, an epoch at a time, each on the disk when it is done."""
 
@@ -124,6 +98,7 @@ class Trial:
         # A cosine has to know where it ends; a constant rate may go on for longer.
         about |= {} if self.rates.constant else {"epochs": epochs}
         self.job = Job(work / f"{schedule}-{model}", about, resume=not overwrite, overwrite=True)
+        self.job.close()  # its log is not needed: an epoch is all that is kept
         self.done: list[Epoch] = []
         before = self.job.load_network()
         if before is not None:
@@ -167,6 +142,7 @@ class Bench:
             for schedule, n in epochs.items()
         }
         self.files_job = Job(work / "files", {"sha256": digest(pixels)}, resume=not overwrite, overwrite=True)
+        self.files_job.close()
         self.files: list[FileRow] = []
 
     def lines(self) -> Iterator[str]:
@@ -228,14 +204,14 @@ class Bench:
         )
 
 
-def file_row(model: str, pixels: np.ndarray) -> FileRow:
+def file_row(model: str, pixels: np.ndarray, passes: int | None = None) -> FileRow:
     """A `.cinr` file of the crop at the default settings, measured on what it decodes to."""
     side_px = len(pixels)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "crop.cinr"
         began = time.process_time()
         with open_source(pixels) as source:
-            encode(source, path, EncodeOptions(model=model, seed=SEED, device="cpu"))
+            encode(source, path, EncodeOptions(model=model, passes=passes, seed=SEED, device="cpu"))
         cpu_s = time.process_time() - began
         file_bytes = path.stat().st_size
         with Decoder(path, device="cpu") as decoder:

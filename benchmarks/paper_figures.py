@@ -1,4 +1,4 @@
-"""Figures of the reproduction: curves and spectra as SVG, from the record alone, and the decoded pictures side by side."""
+"""Figures of the reproduction: curves and spectra from the record alone, and the decoded pictures side by side."""
 
 from __future__ import annotations
 

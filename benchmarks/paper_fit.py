@@ -118,8 +118,7 @@ class PaperFit:
         """
         for group in self.optimiser.param_groups:
             group["lr"] = group["base"] * share
-        cut = np.stack([self.pixels[p.y : p.y + p.h, p.x : p.x + p.w] for p in batch])
-        target = torch.from_numpy(cut).to(self.device).permute(0, 3, 1, 2) / SAMPLES_A_UNIT - 1
+        target = torch.from_numpy(self._original(batch)).to(self.device).permute(0, 3, 1, 2) / SAMPLES_A_UNIT - 1
         self._gradient.zero_()
         self.optimiser.zero_grad(set_to_none=True)
         loss = (self._forward(batch) - target).square().mean()
@@ -139,7 +138,7 @@ class PaperFit:
         return y[:, :3].float()  # an MLP's outputs are padded to 16, as tiny-cuda-nn pads them
 
     def _positions(self, patch: Patch, halo: int) -> Tensor:
-        """(n, 2) fp32: pixel centres, x then y, in units of the crop's longer side; beyond it they count as its border."""
+        """(n, 2) fp32: pixel centres, x then y, in units of the longer side; those outside count as the edge."""
         side = max(self.width, self.height)
         ys, xs = (
             (torch.arange(first - halo, first + count + halo, device=self.device) + 0.5) / side
@@ -163,15 +162,19 @@ class PaperFit:
                 out[y : y + patch.h, x : x + patch.w] = self.decode([patch])[0]
         return out
 
-    def patch_psnr_db(self, patches: Sequence[Patch], at_a_time: int) -> float:
+    def psnr_db(self, patches: Sequence[Patch], at_a_time: int) -> float:
         """PSNR over patches of one shape, in dB."""
         squares = samples = 0
         for i in range(0, len(patches), at_a_time):
             some = patches[i : i + at_a_time]
-            original = np.stack([self.pixels[p.y : p.y + p.h, p.x : p.x + p.w] for p in some])
-            squares += int(np.square(self.decode(some).astype(np.int32) - original).sum(dtype=np.int64))
-            samples += original.size
+            difference = self.decode(some).astype(np.int32) - self._original(some)
+            squares += int(np.square(difference).sum(dtype=np.int64))
+            samples += difference.size
         return 10 * math.log10(255**2 * samples / max(1, squares))
+
+    def _original(self, batch: Sequence[Patch]) -> np.ndarray:
+        """(B, h, w, 3) uint8."""
+        return np.stack([self.pixels[p.y : p.y + p.h, p.x : p.x + p.w] for p in batch])
 
     def state(self) -> dict[str, np.ndarray]:
         """All that `restore` needs to go on to the same bits."""
