@@ -1,11 +1,13 @@
 """README's table, figure and report of the complete slide, drawn from the committed results. Nobody types a number.
 
-python -m benchmarks.readme            writes README.md's block, docs/rate_distortion.svg and docs/report.html
+python -m benchmarks.readme            writes README.md's blocks, docs/rate_distortion.svg and docs/report.html, and
+                                       docs/paper.md's block with its figures
 python -m benchmarks.readme --check    says what differs, and ends with 1 if anything does
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,10 +19,11 @@ import click
 from inrwsi.errors import UsageError
 from inrwsi.job import write_whole
 
-from . import readme_fields, readme_octaves, report
+from . import paper_figures, readme_fields, readme_octaves, readme_paper, report
 from . import report_curves as curves
 from . import report_tables as tables
 from .octaves_results import OctavesRun
+from .paper_results import PaperRun
 from .report_pictures import Pictures
 from .report_tables import Table
 from .results import MeanBd, Run, RunSet, Spread, load
@@ -32,6 +35,7 @@ REPORT = "docs/report.html"  # of the complete slide; without pictures, which wo
 PEER = "jpeg2000"  # times are told as multiples of its
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 OCTAVES = (readme_octaves.BEGIN, readme_octaves.END)
+PAPER = (readme_paper.BEGIN, readme_paper.END)
 _COLUMNS = (tables.BPP, tables.PSNR, tables.MS_SSIM, tables.NUCLEI_F1, tables.CIEDE2000)
 
 
@@ -43,6 +47,8 @@ class Results:
     speed: RunSet
     octaves: tuple[OctavesRun, ...] = ()
     fields: tuple[readme_fields.Block, ...] = ()
+    paper: PaperRun | None = None
+    gpu: dict[str, Any] | None = None
 
 
 @click.command()
@@ -74,7 +80,15 @@ def load_results(root: Path) -> Results:
     rates, speed = (load(RunSet, folder / f"{name}{suffix}.json") for name in names)
     octaves = [folder / f"octaves_{name}.json" for name in ("crops", "crops_ms_ssim", "slide")]
     runs = tuple(load(cast(Any, OctavesRun), path) for path in octaves if path.exists())
-    return Results(rates, speed, runs, readme_fields.blocks(folder))
+    paper, gpu = folder / "paper.json", folder / "gpu.json"
+    return Results(
+        rates,
+        speed,
+        runs,
+        readme_fields.blocks(folder),
+        load(PaperRun, paper) if paper.exists() else None,
+        json.loads(gpu.read_text(encoding="utf-8")) if gpu.exists() else None,
+    )
 
 
 def stale(root: Path, results: Results) -> dict[Path, bytes]:
@@ -87,7 +101,15 @@ def stale(root: Path, results: Results) -> dict[Path, bytes]:
     text = replaced(replaced(readme.read_text(encoding="utf-8"), block(results)), octaves_block(results), OCTAVES)
     for part in results.fields:
         text = replaced(text, f"{part.text}\n\n{markdown(part.table, set())}", part.markers)
-    wanted = {
+    wanted = {}
+    if results.paper:
+        text = replaced(text, _joined(readme_paper.readme_block(results.paper)), PAPER)
+        page = root / readme_paper.PAGE
+        new = _joined(readme_paper.page_block(results.paper, results.gpu))
+        wanted[page] = replaced(page.read_text(encoding="utf-8"), new, PAPER, page.name).encode()
+        wanted[root / paper_figures.CURVES] = paper_figures.curves(results.paper).encode()
+        wanted[root / paper_figures.SPECTRA] = paper_figures.spectra(results.paper).encode()
+    wanted |= {
         readme: text.encode(),
         root / FIGURE: figure(results).encode(),
         root / REPORT: report.render(results.rates.runs[0], Pictures()).encode(),
@@ -95,13 +117,13 @@ def stale(root: Path, results: Results) -> dict[Path, bytes]:
     return {path: data for path, data in wanted.items() if not path.exists() or path.read_bytes() != data}
 
 
-def replaced(text: str, new: str, markers: tuple[str, str] = (BEGIN, END)) -> str:
+def replaced(text: str, new: str, markers: tuple[str, str] = (BEGIN, END), name: str = "README.md") -> str:
     """`text` with what stands between the markers replaced. UsageError unless each marker is there once, in order."""
     first, last = markers
     before, begin, rest = text.partition(first)
     _, end, after = rest.partition(last)
     if not begin or not end or first in rest or last in before + after:
-        raise UsageError(f"README.md: {first} and, after it, {last} must stand there once each")
+        raise UsageError(f"{name}: {first} and, after it, {last} must stand there once each")
     return f"{before}{first}\n{new}\n{last}{after}"
 
 
@@ -111,6 +133,10 @@ def octaves_block(results: Results) -> str:
     for text, table in readme_octaves.paragraphs(list(results.octaves)):
         parts += [text] if table is None else [text, markdown(table, set())]
     return "\n\n".join(parts)
+
+
+def _joined(parts: list[str | Table]) -> str:
+    return "\n\n".join(part if isinstance(part, str) else markdown(part, set()) for part in parts)
 
 
 def figure(results: Results) -> str:

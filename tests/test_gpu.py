@@ -48,6 +48,11 @@ def test_quick_run_writes_every_step_and_says_that_no_gpu_is_here(
     assert len(octaves) == 6
     assert all(entry["ok"] and entry["payload_bytes"] > 200 for entry in octaves)
     assert results["train_prior"]["steps"] == 2
+    paper = results["paper"]
+    assert (paper["steps"], paper["epochs"], len(paper["points"])) == (4, 4, 4)
+    assert paper["parameters"] == 740_096 + 33_344
+    assert paper["points"][-1]["psnr_db"] > paper["points"][0]["psnr_db"] + 0.1
+    assert paper["seconds_to"] == {"34.5": None, "37.4": None}
     assert results["throughput"]["patches_float16"]["forward_backward_mpx_s"] > 0
 
 
@@ -89,6 +94,13 @@ def test_steps_know_their_deadline_and_are_left_out_when_time_is_up(tmp_path: Pa
     assert 1.5 < gpu.run_step(step, cpu, True, time.monotonic() + 2, tmp_path)["left_s"] <= 2
     assert gpu.run_step(step, cpu, True, time.monotonic() - 1, tmp_path) == {"skipped": "no time left"}
     assert sum(s.budget_s for s in gpu.STEPS) < gpu.WHOLE_BUDGET_S < 9 * 60
+
+
+def test_a_step_alone_has_all_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = gpu.Step("deadline", 5, lambda ctx: {"left_s": ctx.deadline - time.monotonic()})
+    monkeypatch.setattr(gpu, "STEPS", (step,))
+    assert gpu.main(["--only", "deadline", "--out", str(tmp_path)]) == 0
+    assert 500 < _results(tmp_path)["results"]["deadline"]["left_s"] <= gpu.WHOLE_BUDGET_S
 
 
 def test_positions_are_pixel_centres_inside_the_slide(tmp_path: Path) -> None:
