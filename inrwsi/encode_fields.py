@@ -217,7 +217,7 @@ class _Coder(Generic[C]):
             return None
         if last or not order:
             raise self.target.unreachable(budget.spent_bytes, other_bytes)
-        return min(1.0, budget.surplus) if budget.spent_bytes < wanted else budget.spent_bytes / wanted
+        return budget.spent_bytes / wanted  # not 1, with which the next round would be this one
 
     def fit_shared(self) -> bytes | None:
         """Fit what all tiles share, or take it from the job. Returns the file's weights, if it has any."""
