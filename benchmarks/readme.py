@@ -1,13 +1,13 @@
-"""README's table, figure and report of the complete slide, drawn from the committed results. Nobody types a number.
+"""README's tables, figures and report of the complete slide, drawn from the committed results. Nobody types a number.
 
-python -m benchmarks.readme            writes README.md's block, docs/rate_distortion.svg and docs/report.html
+python -m benchmarks.readme            writes README.md's blocks, docs/*.svg of the results and docs/report.html
 python -m benchmarks.readme --check    says what differs, and ends with 1 if anything does
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +17,7 @@ import click
 from inrwsi.errors import UsageError
 from inrwsi.job import write_whole
 
-from . import readme_octaves, report
+from . import readme_models, readme_octaves, report
 from . import report_curves as curves
 from . import report_tables as tables
 from .octaves_results import OctavesRun
@@ -32,15 +32,17 @@ REPORT = "docs/report.html"  # of the complete slide; without pictures, which wo
 PEER = "jpeg2000"  # times are told as multiples of its
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 OCTAVES = (readme_octaves.BEGIN, readme_octaves.END)
+MODELS = (readme_models.BEGIN, readme_models.END)
 _COLUMNS = (tables.BPP, tables.PSNR, tables.MS_SSIM, tables.NUCLEI_F1, tables.CIEDE2000)
 
 
 @dataclass(frozen=True)
 class Results:
-    """What the README is drawn from: the fixed sets' files, complete slide first in each."""
+    """What the README is drawn from: the fixed sets' files, complete slide first in each; `models` is of one crop."""
 
     rates: RunSet
     speed: RunSet
+    models: RunSet
     octaves: tuple[OctavesRun, ...] = ()
 
 
@@ -72,7 +74,8 @@ def load_results(root: Path) -> Results:
     suffix = "" if all((folder / f"{name}.json").exists() for name in names) else "_quick"
     rates, speed = (load(RunSet, folder / f"{name}{suffix}.json") for name in names)
     octaves = [folder / f"octaves_{name}.json" for name in ("crops", "crops_ms_ssim", "slide")]
-    return Results(rates, speed, tuple(load(cast(Any, OctavesRun), path) for path in octaves if path.exists()))
+    models = load(RunSet, folder / "models.json")
+    return Results(rates, speed, models, tuple(load(cast(Any, OctavesRun), path) for path in octaves if path.exists()))
 
 
 def stale(root: Path, results: Results) -> dict[Path, bytes]:
@@ -83,9 +86,17 @@ def stale(root: Path, results: Results) -> dict[Path, bytes]:
     """
     readme = root / "README.md"
     text = readme.read_text(encoding="utf-8")
+    parts = (
+        (block(results), (BEGIN, END)),
+        (octaves_block(results), OCTAVES),
+        (_paragraphs(readme_models.paragraphs(results.models.runs[0])), MODELS),
+    )
+    for new, markers in parts:
+        text = replaced(text, new, markers)
     wanted = {
-        readme: replaced(replaced(text, block(results)), octaves_block(results), OCTAVES).encode(),
+        readme: text.encode(),
         root / FIGURE: figure(results).encode(),
+        root / readme_models.FIGURE: readme_models.figure(results.models.runs[0]).encode(),
         root / REPORT: report.render(results.rates.runs[0], Pictures()).encode(),
     }
     return {path: data for path, data in wanted.items() if not path.exists() or path.read_bytes() != data}
@@ -103,9 +114,14 @@ def replaced(text: str, new: str, markers: tuple[str, str] = (BEGIN, END)) -> st
 
 def octaves_block(results: Results) -> str:
     """The Markdown between the markers of the default model."""
+    return _paragraphs(readme_octaves.paragraphs(list(results.octaves)))
+
+
+def _paragraphs(found: Iterable[tuple[str, Table | None]], own: Collection[str] = ()) -> str:
+    """Texts, each with the table under it, if any; rows of `own` are bold."""
     parts = []
-    for text, table in readme_octaves.paragraphs(list(results.octaves)):
-        parts += [text] if table is None else [text, markdown(table, set())]
+    for text, table in found:
+        parts += [text] if table is None else [text, markdown(table, own)]
     return "\n\n".join(parts)
 
 
@@ -124,8 +140,8 @@ def _at_equal_bits(run: Run) -> list[str]:
     if not points:
         raise UsageError(f"{run.slide.name}: no codec was measured near enough to the rate of another for a table")
     return [
-        f"On `{run.slide.name}` ({_megapixels(run)}), each codec at its setting nearest to "
-        f"{curves.target_bpp(run):.3f} bits a pixel:",
+        f"On `{run.slide.name}` ({_megapixels(run)}), measured on {run.created_utc[:10]} at {run.created_utc[11:16]} "
+        f"UTC, each codec at its setting nearest to {curves.target_bpp(run):.3f} bits a pixel:",
         markdown(tables.points_table(points, _COLUMNS), curves.own_codecs(run)),
         f"![RGB PSNR over bits a pixel of every codec]({FIGURE})",
         f"[The whole report of this slide]({REPORT}), as `inrwsi bench` writes it, without its pictures.",
@@ -226,7 +242,7 @@ def _megapixels(run: Run) -> str:
     return f"{part} {width * height / 1e6:.1f} Mpx{' of half-resolution pixels' if run.slide.halved else ''}"
 
 
-def markdown(table: Table, own: set[str]) -> str:
+def markdown(table: Table, own: Collection[str]) -> str:
     """A table in GitHub's Markdown; rows of our own models are bold."""
 
     def line(cells: Iterable[str]) -> str:
