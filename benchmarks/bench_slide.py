@@ -16,7 +16,7 @@ from inrwsi.progress import Progress
 
 from . import report
 from .codecs import area_mean
-from .codecs_ours import other_codecs, our_codecs
+from .codecs_ours import QUICK_SHARE, other_codecs, our_codecs
 from .fidelity_task import load_task
 from .pilot import choose_picture
 from .report_curves import equal_bits
@@ -68,7 +68,7 @@ def bench_slide(request: Request, progress: Callable[[Progress], None]) -> Outco
         request.models,
         bpp=request.bpp,
         passes=request.passes,
-        quick=request.quick,
+        share=QUICK_SHARE if request.quick else 1,
         device=request.device,
         progress=progress,
     )

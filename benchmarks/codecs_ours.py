@@ -31,7 +31,7 @@ QUICK_BPP_LADDER = (4.0,)  # one fit is what a quick run has time for; it makes 
 QUALITY_LADDER = (25.0, 40.0, 55.0, 70.0, 85.0)
 QUICK_QUALITY_LADDER = (30.0, 55.0, 80.0)
 RAW_BPP = 24  # of RGB without compression
-QUICK_SHARE = 6  # of a model's own passes one, where a quick run does not say how many
+QUICK_SHARE = 6  # of a model's own passes one, where a quick run of `inrwsi bench` does not say how many
 EFFORT = "fast"
 
 
@@ -133,23 +133,20 @@ def our_codecs(
     *,
     bpp: Sequence[float] = (),
     passes: int | None = None,
-    quick: bool = False,
+    share: int = 1,
     device: str = "auto",
     progress: Callable[[Progress], None] | None = None,
 ) -> tuple[OurCodec, ...]:
     """Models by name, at the rates `bpp` (none: the model's usual ladder). UsageError for an unknown one.
 
     Args:
-        passes: of those that are fitted. By default the model's own number, or where it is `quick`, a sixth of it.
+        passes: of those that are fitted; by default of the model's own number one in `share`.
     """
     for name in models:
         if name not in known_models():
             raise UsageError(f"--model {name}: there is no such model; there are {', '.join(known_models())}")
     ladder = tuple(sorted(bpp))
-    return tuple(
-        _our_codec(name, ladder, passes or _passes(name) // (QUICK_SHARE if quick else 1), device, progress)
-        for name in models
-    )
+    return tuple(_our_codec(name, ladder, passes or _passes(name) // share, device, progress) for name in models)
 
 
 def _passes(name: str) -> int:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from inrwsi.serve.options import cores as cores
 
@@ -56,11 +56,24 @@ class CountedFile(io.RawIOBase):
         super().close()
 
 
+class Seconds(NamedTuple):
+    """What a piece of work took: by the clock, and of the CPU, over all threads of this process."""
+
+    wall_s: float
+    cpu_s: float
+
+
 def timed(work: Callable[[], T]) -> tuple[T, float]:
     """What `work` returns, and its seconds."""
-    began = time.perf_counter()
+    result, seconds = clocked(work)
+    return result, seconds.wall_s
+
+
+def clocked(work: Callable[[], T]) -> tuple[T, Seconds]:
+    """What `work` returns, and its seconds by both clocks."""
+    began, cpu_began = time.perf_counter(), time.process_time()
     result = work()
-    return result, time.perf_counter() - began
+    return result, Seconds(time.perf_counter() - began, time.process_time() - cpu_began)
 
 
 def with_peak(work: Callable[[], T]) -> tuple[T, float | None]:

@@ -1,6 +1,6 @@
-"""README's table, figure and report of the complete slide, drawn from the committed results. Nobody types a number.
+"""README's tables, figures and report of the complete slide, drawn from the committed results. Nobody types a number.
 
-python -m benchmarks.readme            writes README.md's blocks, docs/rate_distortion.svg and docs/report.html, and
+python -m benchmarks.readme            writes README.md's blocks, docs/*.svg of the results, docs/report.html, and
                                        docs/paper.md's block with its figures
 python -m benchmarks.readme --check    says what differs, and ends with 1 if anything does
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +19,7 @@ import click
 from inrwsi.errors import UsageError
 from inrwsi.job import write_whole
 
-from . import paper_figures, readme_fields, readme_octaves, readme_paper, report
+from . import paper_figures, readme_fields, readme_models, readme_octaves, readme_paper, report
 from . import report_curves as curves
 from . import report_tables as tables
 from .octaves_results import OctavesRun
@@ -36,15 +36,17 @@ PEER = "jpeg2000"  # times are told as multiples of its
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 OCTAVES = (readme_octaves.BEGIN, readme_octaves.END)
 PAPER = (readme_paper.BEGIN, readme_paper.END)
+MODELS = (readme_models.BEGIN, readme_models.END)
 _COLUMNS = (tables.BPP, tables.PSNR, tables.MS_SSIM, tables.NUCLEI_F1, tables.CIEDE2000)
 
 
 @dataclass(frozen=True)
 class Results:
-    """What the README is drawn from: the fixed sets' files, complete slide first in each."""
+    """What the README is drawn from: the fixed sets' files, complete slide first in each; `models` is of one crop."""
 
     rates: RunSet
     speed: RunSet
+    models: RunSet
     octaves: tuple[OctavesRun, ...] = ()
     fields: tuple[readme_fields.Block, ...] = ()
     paper: PaperRun | None = None
@@ -84,6 +86,7 @@ def load_results(root: Path) -> Results:
     return Results(
         rates,
         speed,
+        load(RunSet, folder / "models.json"),
         runs,
         readme_fields.blocks(folder),
         load(PaperRun, paper) if paper.exists() else None,
@@ -98,12 +101,19 @@ def stale(root: Path, results: Results) -> dict[Path, bytes]:
         UsageError: README.md has no place for the block, or two.
     """
     readme = root / "README.md"
-    text = replaced(replaced(readme.read_text(encoding="utf-8"), block(results)), octaves_block(results), OCTAVES)
-    for part in results.fields:
-        text = replaced(text, f"{part.text}\n\n{markdown(part.table, set())}", part.markers)
+    text = readme.read_text(encoding="utf-8")
+    parts = [
+        (block(results), (BEGIN, END)),
+        (octaves_block(results), OCTAVES),
+        (_paragraphs(readme_models.paragraphs(results.models.runs[0])), MODELS),
+        *((f"{part.text}\n\n{markdown(part.table, set())}", part.markers) for part in results.fields),
+    ]
+    if results.paper:
+        parts.append((_joined(readme_paper.readme_block(results.paper)), PAPER))
+    for new, markers in parts:
+        text = replaced(text, new, markers)
     wanted = {}
     if results.paper:
-        text = replaced(text, _joined(readme_paper.readme_block(results.paper)), PAPER)
         page = root / readme_paper.PAGE
         new = _joined(readme_paper.page_block(results.paper, results.gpu))
         wanted[page] = replaced(page.read_text(encoding="utf-8"), new, PAPER, page.name).encode()
@@ -112,6 +122,7 @@ def stale(root: Path, results: Results) -> dict[Path, bytes]:
     wanted |= {
         readme: text.encode(),
         root / FIGURE: figure(results).encode(),
+        root / readme_models.FIGURE: readme_models.figure(results.models.runs[0]).encode(),
         root / REPORT: report.render(results.rates.runs[0], Pictures()).encode(),
     }
     return {path: data for path, data in wanted.items() if not path.exists() or path.read_bytes() != data}
@@ -129,9 +140,14 @@ def replaced(text: str, new: str, markers: tuple[str, str] = (BEGIN, END), name:
 
 def octaves_block(results: Results) -> str:
     """The Markdown between the markers of the default model."""
+    return _paragraphs(readme_octaves.paragraphs(list(results.octaves)))
+
+
+def _paragraphs(found: Iterable[tuple[str, Table | None]], own: Collection[str] = ()) -> str:
+    """Texts, each with the table under it, if any; rows of `own` are bold."""
     parts = []
-    for text, table in readme_octaves.paragraphs(list(results.octaves)):
-        parts += [text] if table is None else [text, markdown(table, set())]
+    for text, table in found:
+        parts += [text] if table is None else [text, markdown(table, own)]
     return "\n\n".join(parts)
 
 
@@ -154,8 +170,8 @@ def _at_equal_bits(run: Run) -> list[str]:
     if not points:
         raise UsageError(f"{run.slide.name}: no codec was measured near enough to the rate of another for a table")
     return [
-        f"On `{run.slide.name}` ({_megapixels(run)}), each codec at its setting nearest to "
-        f"{curves.target_bpp(run):.3f} bits a pixel:",
+        f"On `{run.slide.name}` ({_megapixels(run)}), measured on {run.created_utc[:10]} at {run.created_utc[11:16]} "
+        f"UTC, each codec at its setting nearest to {curves.target_bpp(run):.3f} bits a pixel:",
         markdown(tables.points_table(points, _COLUMNS), curves.own_codecs(run)),
         f"![RGB PSNR over bits a pixel of every codec]({FIGURE})",
         f"[The whole report of this slide]({REPORT}), as `inrwsi bench` writes it, without its pictures.",
@@ -256,7 +272,7 @@ def _megapixels(run: Run) -> str:
     return f"{part} {width * height / 1e6:.1f} Mpx{' of half-resolution pixels' if run.slide.halved else ''}"
 
 
-def markdown(table: Table, own: set[str]) -> str:
+def markdown(table: Table, own: Collection[str]) -> str:
     """A table in GitHub's Markdown; rows of our own models are bold."""
 
     def line(cells: Iterable[str]) -> str:

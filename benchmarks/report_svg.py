@@ -13,6 +13,7 @@ from html import escape
 WIDTH, HEIGHT = 640, 400  # px of the view box; a page scales it
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 34, 44  # px around the plot, the legend not counted
 LEGEND_PX = 148
+NAME_PX = 17  # from one name to the next
 DOT_PX = 3.4
 COLOURS = 12
 
@@ -41,6 +42,7 @@ STYLE = (
     "font-size:13px}.chart .key{fill:var(--ink)}.chart .grid{stroke:var(--grid);fill:none}"
     ".chart .line{stroke:var(--c);fill:none;stroke-width:1.6;stroke-linejoin:round}.chart .mark{fill:var(--c);"
     "stroke:var(--paper);stroke-width:1}.chart .main .line{stroke-width:3}.chart .main .key{font-weight:600}"
+    ".chart .lead{stroke:var(--c);fill:none;stroke-width:1;stroke-dasharray:1 2}"
     ".chart .open{fill:var(--paper);stroke:var(--c);stroke-width:1.6}"
     f"{_LIGHT}@media(prefers-color-scheme:dark){{.chart{{--ink:#e6edf3;--soft:#9aa4af;--grid:#2b323a;--paper:#14181d}}"
     f"{_DARK}}}"
@@ -96,12 +98,13 @@ class _Scale:
         return self.low <= value <= self.high
 
 
-def chart(title: str, x: Axis, y: Axis, series: Sequence[Series], *, alone: bool = False) -> str:
+def chart(title: str, x: Axis, y: Axis, series: Sequence[Series], *, alone: bool = False, beside: bool = False) -> str:
     """An `<svg>` of the curves. Without any number to draw, a chart that says so.
 
     Args:
         series: drawn in this order, `main` ones last; legend in this order.
         alone: a file by itself: with its namespace, its own style and a ground.
+        beside: names in the order of the curves' right ends, each led to its own, instead of in the order of `series`.
     """
     xs = [p[0] for s in series for p in s.points]
     ys = [p[1] for s in series for p in s.points if p[1] is not None]
@@ -119,8 +122,11 @@ def chart(title: str, x: Axis, y: Axis, series: Sequence[Series], *, alone: bool
     parts += _axes(x, y, sx, sy)
     for one in sorted(series, key=lambda s: s.main):
         parts += _curve(one, sx, sy, y.less_is_better)
-    for row, one in enumerate(series):
-        parts += _key(one, row)
+    if beside:
+        parts += _names(series, sx, sy)
+    else:
+        for row, one in enumerate(series):
+            parts += _key(one, row)
     parts.append("</svg>")
     return "".join(parts)
 
@@ -188,6 +194,29 @@ def _key(series: Series, row: int) -> list[str]:
         _mark(series.colour, x + 9, y, "mark", ""),
         f'<text class="key" x="{x + 25}" y="{y}" dy=".35em">{escape(series.name)}</text></g>',
     ]
+
+
+def _names(series: Sequence[Series], sx: _Scale, sy: _Scale) -> list[str]:
+    """Names right of the plot, as high as the curves' right ends or as near as they fit, with a thin line to them."""
+    ends = []
+    for one in series:
+        seen = [(x, y) for x, y, _ in one.points if y is not None and sx.holds(x) and sy.holds(y)]
+        if seen:
+            x, y = max(seen)
+            ends.append((sy.px(y), sx.px(x), one))
+    ends.sort(key=lambda end: end[:2])
+    rows: list[float] = []
+    for number, (y_px, _, _) in enumerate(ends):
+        lowest = HEIGHT - BOTTOM - NAME_PX * (len(ends) - 1 - number)  # leaves room for those that follow
+        rows.append(min(max(y_px, rows[-1] + NAME_PX if rows else TOP), max(lowest, TOP)))
+    at, parts = WIDTH - RIGHT - LEGEND_PX + 30, []
+    for row, (y_px, x_px, one) in zip(rows, ends, strict=True):
+        parts += [
+            f'<g class="c{one.colour % COLOURS}{" main" if one.main else ""}">',
+            f'<path class="lead" d="M{_px(x_px + DOT_PX + 2)} {_px(y_px)}L{at - 20} {_px(row)}H{at - 4}"/>',
+            f'<text class="key" x="{at}" y="{_px(row)}" dy=".35em">{escape(one.name)}</text></g>',
+        ]
+    return parts
 
 
 def _mark(colour: int, x: float, y: float, kind: str, text: str) -> str:

@@ -65,6 +65,7 @@ def _median(pick: Callable[[Point], Spread | None]) -> Callable[[Point], float |
     return get
 
 
+BYTES = Column("bytes", ",", lambda p: p.file_bytes)
 BPP = Column("bpp", ".3f", lambda p: p.bpp)
 PSNR = Column("PSNR, dB", ".2f", metric("psnr_rgb"))
 MS_SSIM = Column("MS-SSIM", ".4f", metric("ms_ssim"))
@@ -73,7 +74,7 @@ CIEDE2000 = Column("CIEDE2000", ".2f", metric("ciede2000"))
 ENCODE = Column("encode, Mpx/s", ".3g", _median(lambda p: p.encode_mpx_s))
 DECODE = Column("decode, Mpx/s", ".3g", _median(lambda p: p.decode_mpx_s))
 QUALITY = (
-    Column("bytes", ",", lambda p: p.file_bytes),
+    BYTES,
     BPP,
     Column("bpp, tissue", ".3f", lambda p: p.tissue_bpp),
     PSNR,

@@ -79,6 +79,8 @@ class Point:
             `fidelity.measure` gives as single numbers.
         spectrum_ratio: power of the decoded picture over the original's, by frequency band, lowest first.
         encode_mpx_s, decode_mpx_s: millions of level-0 pixels a second.
+        encode_cpu_s, decode_cpu_s: seconds of the CPU for all of the picture, over all threads: on a machine that does
+            other things too, what can be compared.
         encode_rss_mb, decode_rss_mb: highest memory above what the process held before, in MB of 10^6 bytes.
         views: at the middle setting of each codec only.
         regions: only where the file says what each region costs.
@@ -97,6 +99,8 @@ class Point:
     spectrum_ratio: tuple[float, ...] = ()
     encode_mpx_s: Spread | None = None
     decode_mpx_s: Spread | None = None
+    encode_cpu_s: Spread | None = None
+    decode_cpu_s: Spread | None = None
     encode_rss_mb: float | None = None
     decode_rss_mb: float | None = None
     views: tuple[View, ...] = ()

@@ -35,7 +35,7 @@ from . import fidelity, quality
 from .codecs import FILE, TILED, WHOLE, BrokenCodec, Codec
 from .fidelity_task import Task
 from .intervals import bd_rows, wide
-from .probe import cores, library_versions, machine, spread, timed, with_peak
+from .probe import Seconds, clocked, cores, library_versions, machine, spread, timed, with_peak
 from .results import Point, Regions, Run, View, save
 from .sampling import TILE_PX, Picture
 from .viewer import views
@@ -57,6 +57,7 @@ class Plan:
         layouts: which of the codecs' layouts to run.
         middle_only: the middle setting of each ladder alone: for times.
         with_source: the slide's own file as a point, where it is what was measured.
+        with_views: what a viewer asks for, at the middle settings.
         folder: for coded files and partial results; made if it is not there.
         task: a model to ask of the originals and of what was decoded.
         report: told how it goes.
@@ -69,6 +70,7 @@ class Plan:
     layouts: tuple[str, ...] = (TILED, WHOLE, FILE)
     middle_only: bool = False
     with_source: bool = True
+    with_views: bool = True
     task: Task | None = None
     report: Report = lambda _: None
 
@@ -231,8 +233,8 @@ class Bench:
         picture = self.picture
         at_middle = value == middle(values(codec, layout, self.plan.quick))
         repeats = REPEATS if at_middle and not codec.ours else 1
-        encode_s, encode_mb = self._encode(codec, layout, value, path, repeats)
-        decoded, decode_s, decode_mb = self._decode(codec, layout, path, repeats)
+        encoding, encode_mb = self._encode(codec, layout, value, path, repeats)
+        decoded, decoding, decode_mb = self._decode(codec, layout, path, repeats)
         self._check(codec, layout, decoded)
         megapixels = picture.wh[0] * picture.wh[1] / 1e6
         metrics, spectrum, regions, lossless = self._figures(codec, layout, path, decoded)
@@ -250,18 +252,20 @@ class Bench:
             lossless=lossless,
             metrics=metrics,
             spectrum_ratio=spectrum,
-            encode_mpx_s=spread([megapixels / s for s in encode_s]),
-            decode_mpx_s=spread([megapixels / s for s in decode_s]),
+            encode_mpx_s=spread([megapixels / s.wall_s for s in encoding]),
+            decode_mpx_s=spread([megapixels / s.wall_s for s in decoding]),
+            encode_cpu_s=spread([s.cpu_s for s in encoding]),
+            decode_cpu_s=spread([s.cpu_s for s in decoding]),
             encode_rss_mb=encode_mb,
             decode_rss_mb=decode_mb,
-            views=tuple(self._views(codec, layout, path)) if at_middle else (),
+            views=tuple(self._views(codec, layout, path)) if at_middle and self.plan.with_views else (),
             regions=regions,
         )
         return point, decoded
 
     def _encode(
         self, codec: Codec, layout: str, value: float, path: Path, repeats: int
-    ) -> tuple[list[float], float | None]:
+    ) -> tuple[list[Seconds], float | None]:
         def work() -> None:
             try:
                 codec.encode(self.picture, layout, value, path)
@@ -270,12 +274,12 @@ class Bench:
             except Exception as error:  # every library has errors of its own
                 raise BrokenCodec(f"{codec.name}, {layout}, {codec.label(value)}: does not encode: {error}") from error
 
-        (_, first_s), peak_mb = with_peak(lambda: timed(work))
-        return repeated(work, first_s, repeats), peak_mb
+        (_, first), peak_mb = with_peak(lambda: clocked(work))
+        return repeated(work, first, repeats), peak_mb
 
     def _decode(
         self, codec: Codec, layout: str, path: Path, repeats: int
-    ) -> tuple[np.ndarray, list[float], float | None]:
+    ) -> tuple[np.ndarray, list[Seconds], float | None]:
         """The whole picture from the file, each time opened anew."""
 
         def whole() -> np.ndarray:
@@ -292,8 +296,8 @@ class Bench:
             except Exception as error:  # every library has errors of its own
                 raise BrokenCodec(f"{codec.name}, {layout}: its file does not decode: {error}") from error
 
-        (decoded, first_s), peak_mb = with_peak(lambda: timed(whole))
-        return decoded, repeated(whole, first_s, repeats), peak_mb
+        (decoded, first), peak_mb = with_peak(lambda: clocked(whole))
+        return decoded, repeated(whole, first, repeats), peak_mb
 
     def _check(self, codec: Codec, layout: str, decoded: np.ndarray) -> None:
         """The guards: same pixels in, the right form out."""
@@ -372,12 +376,12 @@ class Bench:
             yield View(label, downsample, out_wh, spread(ms), round(sum(read) / len(read)))
 
 
-def repeated(work: Callable[[], Any], first_s: float, repeats: int) -> list[float]:
-    """Seconds of `work`, which took `first_s` the first time: up to `repeats` in all, within the budget."""
-    seconds = [first_s]
-    while len(seconds) < repeats and sum(seconds) < REPEAT_BUDGET_S:
-        seconds.append(timed(work)[1])
-    return seconds
+def repeated(work: Callable[[], Any], first: Seconds, repeats: int) -> list[Seconds]:
+    """What `work` takes, which took `first` the first time: up to `repeats` times in all, within the budget."""
+    found = [first]
+    while len(found) < repeats and sum(s.wall_s for s in found) < REPEAT_BUDGET_S:
+        found.append(clocked(work)[1])
+    return found
 
 
 def middle(ladder: Sequence[float]) -> float:

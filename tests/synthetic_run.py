@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from inrwsi.benchmarks.report_pictures import ByteMap, Decoded, OctaveBytes, Pictures, crop
@@ -19,6 +21,8 @@ from inrwsi.benchmarks.results import (
     View,
     mean_bd,
 )
+from inrwsi.fields.models import model_names
+from inrwsi.options import known_models
 from inrwsi.sample import sample_region
 
 PIXELS, TISSUE_PIXELS = 4 * 1024 * 1024, 3_000_000
@@ -140,3 +144,21 @@ def synthetic_set() -> RunSet:
     """Two slides."""
     runs = (synthetic_run("made-up-a.svs"), synthetic_run("made-up-b.svs"))
     return RunSet("python -m benchmarks.made_up", runs, mean_bd(runs))
+
+
+def synthetic_models() -> RunSet:
+    """One crop, every model of ours and three codecs; fitted models at two rates."""
+    names = [*(name for name in known_models() if name != "octaves"), "octaves", "jpeg-420", "jpeg2000", "avif"]
+    points = []
+    for number, name in enumerate(names):
+        fitted = name in model_names()
+        layout = "file" if name in known_models() else "tiled512"
+        for bpp in (1.0, 4.0) if fitted else (0.5, 1.1, 3.9):
+            point = synthetic_point(name, layout, -number / 2, bpp)
+            seconds = Spread(8.0, 8.0 * (number + 1), 99.0, 3 if bpp == 1.1 else 1)
+            setting = f"bpp={bpp:g}" if fitted else point.setting
+            points.append(replace(point, setting=setting, encode_cpu_s=seconds, decode_cpu_s=seconds))
+    about = {name: f"this project's model {name}, made up" for name in known_models()}
+    settings = {"codecs": about | {"avif": "4:4:4"}}
+    run = replace(synthetic_run("made-up-crop.tiff"), points=tuple(points), bd=(), settings=settings)
+    return RunSet("python -m benchmarks.made_up", (run,))

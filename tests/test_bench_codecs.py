@@ -125,8 +125,8 @@ def test_the_pyramid_is_one_that_openslide_reads(picture: Picture, tmp_path: Pat
 def test_every_model_of_ours_is_there_by_itself() -> None:
     found = our_codecs(known_models())
     assert {c.name: c.passes for c in found} == {"octaves": 0} | {n: config_class(n).passes for n in model_names()}
-    assert {c.name: c.passes for c in our_codecs(("cinr", "siren"), quick=True)} == {"cinr": 1, "siren": 10}
-    (codec,) = our_codecs(("siren",), bpp=(2, 0.5), passes=3, quick=True)
+    assert {c.name: c.passes for c in our_codecs(("cinr", "siren"), share=6)} == {"cinr": 1, "siren": 10}
+    (codec,) = our_codecs(("siren",), bpp=(2, 0.5), passes=3)
     assert isinstance(codec, OurCodec)
     assert (codec.ladder, codec.label(0.5), codec.passes) == ((0.5, 2), "bpp=0.5", 3)
     with pytest.raises(UsageError, match="--model nobody: there is no such model; there are octaves, cinr, conv-inr"):

@@ -10,13 +10,13 @@ import pytest
 from inrwsi.benchmarks import readme
 from inrwsi.benchmarks.results import Point
 from inrwsi.errors import UsageError
-from tests.synthetic_run import synthetic_set
+from tests.synthetic_run import synthetic_models, synthetic_set
 
 ROOT = Path(__file__).parent.parent
 
 
 def synthetic() -> readme.Results:
-    return readme.Results(synthetic_set(), synthetic_set())
+    return readme.Results(synthetic_set(), synthetic_set(), synthetic_models())
 
 
 def test_readme_and_figure_are_of_the_committed_results() -> None:
@@ -27,7 +27,7 @@ def test_readme_and_figure_are_of_the_committed_results() -> None:
 def test_a_changed_digit_is_stale(tmp_path: Path) -> None:
     results = synthetic()
     page = tmp_path / "README.md"
-    others = "\n".join((*readme.OCTAVES, *readme.GUIDANCE))
+    others = "\nbetween\n".join("\n".join(markers) for markers in (readme.OCTAVES, readme.MODELS))
     page.write_text(f"before\n{readme.BEGIN}\n{readme.END}\nbetween\n{others}\nafter\n", encoding="utf-8")
     for path, data in readme.stale(tmp_path, results).items():
         path.parent.mkdir(exist_ok=True)

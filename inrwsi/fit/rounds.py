@@ -121,8 +121,7 @@ class Rounds:
             return False
         if self._last or not sizes.seen:
             raise self._target.unreachable(sizes.spent, self._other_bytes)
-        surplus = min(1.0, sizes.surplus) if sizes.spent < sizes.wanted else sizes.spent / sizes.wanted
-        return self._go_on(self.bpp / surplus)
+        return self._go_on(self.bpp * sizes.wanted / sizes.spent)  # not as it was: the next round would be this one
 
     def _go_on(self, bpp: float | None) -> bool:
         if bpp is not None:
