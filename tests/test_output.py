@@ -17,6 +17,7 @@ from PIL import Image, ImageCms
 
 from inrwsi.errors import UsageError
 from inrwsi.formats.output import open_writer
+from inrwsi.formats.source import open_source
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 MPP = (0.499, 0.25)
@@ -245,3 +246,29 @@ def test_memory_does_not_grow_with_height(tmp_path: Path, suffix: str, limit_mb:
     assert peak < limit_mb * 1e6  # the picture has 90 MB
     with Image.open(tmp_path / f"a{suffix}") as image:
         assert image.size == (1000, 30_000)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 16])
+def test_pictures_of_16_bits_come_back(tmp_path: Path, channels: int) -> None:
+    """In strips that are no multiple of a tile, and by our own source: a fourth channel is no alpha."""
+    drawn = np.random.default_rng(channels)
+    pixels = drawn.integers(0, 65536, (700, 33, channels)).astype(np.uint16)
+    names = ("a.tif", "a.png") if channels in (1, 3) else ("a.tif",)
+    for name in names:
+        with open_writer(tmp_path / name, (33, 700), channels, mpp_um=(0.5, 0.5), icc=None, bit_depth=16) as writer:
+            writer.write(pixels[:201])
+            writer.write(pixels[201:])
+        with open_source(tmp_path / name) as source:
+            assert (source.channels, source.bit_depth) == (channels, 16)
+            assert np.array_equal(source.read((0, 0), (33, 700)), pixels)
+    with (
+        pytest.raises(UsageError, match=rf"a .jpg file cannot hold {channels} channels? of 16 bits; write .tif"),
+        open_writer(tmp_path / "a.jpg", (33, 700), channels, mpp_um=None, icc=None, bit_depth=16),
+    ):
+        pass
+    with (
+        pytest.raises(UsageError, match=r"a strip must be uint16 \(rows, 33, "),
+        open_writer(tmp_path / "b.tif", (33, 700), channels, mpp_um=None, icc=None, bit_depth=16) as writer,
+    ):
+        writer.write(pixels.astype(np.uint8))
+    assert {p.name for p in tmp_path.iterdir()} == set(names)

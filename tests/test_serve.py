@@ -277,5 +277,5 @@ def test_a_grey_slide(tmp_path: Path) -> None:
         for number in range(many.chunk_count):
             writer.put_blank(*many.chunk_at(number), (1, 2, 3, 4))
         writer.finish()
-    with pytest.raises(UsageError, match="has 4 channels; slides of 1 or 3 are served"):
+    with pytest.raises(UsageError, match="has 4 channels of 8 bits; slides of 1 or 3 channels of 8 bits are served"):
         app([tmp_path / "many.cinr"])
