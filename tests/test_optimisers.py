@@ -65,7 +65,8 @@ def test_what_is_no_matrix_has_adam(shape: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(0)
     ours, theirs = (torch.ones(shape, requires_grad=True) for _ in range(2))
     groups = [{"params": [ours], "matrices": False}]
-    pair = (Soap(groups, lr=0.03, eps=1e-12), torch.optim.Adam([theirs], lr=0.03, betas=(0.9, 0.99), eps=1e-12))
+    settings = {"lr": 0.03, "betas": (0.9, 0.99), "eps": 1e-12}
+    pair = (Soap(groups, **settings), torch.optim.Adam([theirs], **settings))
     for _ in range(5):
         ours.grad = torch.randn(shape, generator=generator)
         theirs.grad = ours.grad.clone()

@@ -44,6 +44,7 @@ class Rounds:
         self._target, self.quality, self._asked, self._least_bpp = target, quality, asked, least_bpp
         self._rounds = [Round(first_bpp)]
         self.sizes = self.errors = Budget(0, [])
+        self._other_bytes = 0.0
 
     @property
     def state(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from inrwsi.fields.networks import INPUT, FieldNet
 from inrwsi.fields.ranges import squared_error
 from inrwsi.fields.tables import TableConfig, features, plan_patch
 from inrwsi.fit.losses import MSE, Loss
-from inrwsi.fit.optimisers import ADAM, Optimiser
+from inrwsi.fit.optimisers import ADAM, BETAS, Optimiser
 from inrwsi.fit.patches import NO_GUIDE, Guide, Patch, batches, cosine, guidance, patch_grid, targets
 from inrwsi.fit.rate import Cutter, Rate
 from inrwsi.fit.start import pyramid_start
@@ -103,8 +103,9 @@ class NetworkFit:
             starts = torch.from_numpy(np.stack([pyramid_start(config, tile_px, t) for t in tiles]))
         noise = (torch.rand(starts.shape, generator=generator) * 2 - 1) * NOISE
         self.tables = (starts + noise).to(device).requires_grad_()
+        adam = {"betas": BETAS, "matrices": False}
         groups = [
-            {"params": [self.tables], "base": schedule.table, "matrices": False},
+            {"params": [self.tables], "base": schedule.table, **adam},
             {"params": self._weights(periodic=True), "base": schedule.sine * optimiser.rate},
             {"params": self._weights(periodic=False), "base": schedule.mlp * optimiser.rate},
         ]
