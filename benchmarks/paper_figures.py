@@ -16,7 +16,7 @@ from .report_svg import HEIGHT, WIDTH, Axis, Series, chart
 NAMES = {"cinr": "CINR", "engp": "ENGP", "ngp": "NGP"}
 BANDS = 24
 CURVES, SPECTRA = "docs/paper_psnr.svg", "docs/paper_spectrum.svg"
-WINDOW_PX, GAP_PX, LABEL_PX = 256, 6, 18
+WINDOW_PX, GAP_PX, LABEL_PX = 192, 6, 18
 GAIN = 4.0  # of differences, as they are shown
 
 
@@ -120,7 +120,7 @@ def picture(pixels: np.ndarray, decoded: Mapping[str, np.ndarray], out: Path) ->
         for row, part in enumerate(rows):
             sheet.paste(Image.fromarray(part.astype(np.uint8)), (n * step, LABEL_PX + row * step))
     out.parent.mkdir(parents=True, exist_ok=True)
-    sheet.quantize(64, dither=Image.Dither.NONE).save(out, optimize=True)
+    sheet.quantize(128, dither=Image.Dither.NONE).save(out, optimize=True)
 
 
 def _log_power(luma: np.ndarray, side: int) -> np.ndarray:
