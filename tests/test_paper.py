@@ -190,7 +190,7 @@ def test_tables_and_sentences_are_of_the_record() -> None:
     run = made_run()
     rows = readme_paper.table(run).rows
     first = readme_paper.readme_block(run)[0]
-    assert first.startswith("`python -m benchmarks.paper --slide made.tiff`: 64 x 64 pixels of `made.tiff` at 10, 20; a ")
+    assert first.startswith("`python -m benchmarks.paper --slide made.tiff`: 64 x 64 pixels of `made.tiff` at 10, 20; ")
     assert rows[0] == ("CINR", "tuned", "1,000", "2", "20", "36.00", "0.7500", "200", "-", "-")
     assert rows[1][-2:] == ("+4.00 dB", "+0.00 dB")  # at 160 s CINR had had one epoch: 32 dB against 32
     assert rows[2][-2:] == ("+5.00 dB", "+1.00 dB")
