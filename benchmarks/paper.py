@@ -37,8 +37,8 @@ from .record import head
 
 ROOT = Path(__file__).parent.parent
 WORK = Path(__file__).parent / "results/.partial/paper"
-SIDE_PX = 384
-EPOCHS = {"tuned": 20, "reference": 5}
+SIDE_PX = 256
+EPOCHS = {"tuned": 30, "reference": 10}
 SEED = 0
 FILES = ("cinr",)  # models whose file is made too; `rate_distortion --models` has all of them
 
