@@ -16,7 +16,7 @@ from .report_svg import HEIGHT, WIDTH, Axis, Series, chart
 NAMES = {"cinr": "CINR", "engp": "ENGP", "ngp": "NGP"}
 BANDS = 24
 CURVES, SPECTRA = "docs/paper_psnr.svg", "docs/paper_spectrum.svg"
-WINDOW_PX, GAP_PX, LABEL_PX = 256, 6, 18
+WINDOW_PX, GAP_PX, LABEL_PX = 192, 6, 18
 GAIN = 4.0  # of differences, as they are shown
 
 
@@ -98,8 +98,8 @@ def _stacked(charts: list[str]) -> str:
 def picture(pixels: np.ndarray, decoded: Mapping[str, np.ndarray], out: Path) -> None:
     """A window of the crop and of what each network makes of it, their differences, and the differences' spectra.
 
-    Three rows: pixels; absolute difference, `GAIN` times; log power of the whole crop's difference, alike for all, low
-    frequencies in the middle.
+    Three rows: pixels; absolute difference, `GAIN` times; log power of the difference in luma (of the luma itself for
+    the original), alike for all, low frequencies in the middle.
 
     Args:
         pixels, decoded: (side, side, 3) uint8.
@@ -116,18 +116,16 @@ def picture(pixels: np.ndarray, decoded: Mapping[str, np.ndarray], out: Path) ->
         draw.text((n * step + 2, 3), name, fill="black")
         difference = np.abs(image.astype(np.int16) - pixels) * GAIN
         luma = luma_of(image) - luma_of(pixels) if n else luma_of(pixels)
-        rows = (image[window], difference.clip(0, 255)[window], _log_power(luma, side))
+        rows = (image[window], difference.clip(0, 255)[window], _log_power(luma[window]))
         for row, part in enumerate(rows):
             sheet.paste(Image.fromarray(part.astype(np.uint8)), (n * step, LABEL_PX + row * step))
     out.parent.mkdir(parents=True, exist_ok=True)
-    sheet.quantize(64, dither=Image.Dither.NONE).save(out, optimize=True)
+    sheet.quantize(128, dither=Image.Dither.NONE).save(out, optimize=True)
 
 
-def _log_power(luma: np.ndarray, side: int) -> np.ndarray:
-    """(side, side, 3) uint8: 0 to 255 is -40 to 30 dB of a frequency's power a pixel, the zero frequency left out."""
+def _log_power(luma: np.ndarray) -> np.ndarray:
+    """(h, w, 3) uint8 of (h, w): 0 to 255 is -10 to 50 dB of a frequency's power a pixel, without the mean."""
     power = np.abs(np.fft.fftshift(np.fft.fft2(luma - luma.mean()))) ** 2 / luma.size
-    factor = len(luma) // side
-    power = power[: side * factor, : side * factor].reshape(side, factor, side, factor).mean((1, 3))
     grey = (10 * np.log10(np.maximum(power, 1e-9)) + 10) / 60 * 255
     return np.repeat(grey.clip(0, 255)[..., None], 3, 2)
 

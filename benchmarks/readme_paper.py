@@ -64,16 +64,16 @@ def verdict(run: PaperRun) -> str:
     for schedule in dict.fromkeys(curve.schedule for curve in run.curves):
         found = gains(run, schedule)
         said = " and ".join(f"{gain:+.2f} dB against {NAMES[model]}" for model, gain in found.items())
-        inside = [low <= gain <= high for gain in found.values()]
-        if all(inside):
-            word = "which is what the paper claims"
-        elif all(gain >= low for gain in found.values()):
-            word = f"which is no less than the {low:g} to {high:g} dB that the paper claims"
-        elif any(gain >= low for gain in found.values()):
-            word = f"of which not all are within the {low:g} to {high:g} dB that the paper claims"
+        claimed = f"the {low:g} to {high:g} dB that the paper claims"
+        if all(low <= gain <= high for gain in found.values()):
+            word = f"within {claimed}"
+        elif all(gain > high for gain in found.values()):
+            word = f"more than {claimed}"
+        elif all(gain < low for gain in found.values()):
+            word = f"less than {claimed}"
         else:
-            word = f"which is not the {low:g} to {high:g} dB that the paper claims"
-        parts.append(f"With the {schedule} rates CINR comes to {said} at equal steps, {word}.")
+            word = f"not all of it within {claimed}"
+        parts.append(f"With the {schedule} rates CINR comes to {said} at equal steps: {word}.")
     return " ".join(parts)
 
 
@@ -123,7 +123,7 @@ def gpu_line(gpu: dict[str, Any] | None) -> str:
 
 def readme_block(run: PaperRun) -> list[str | Table]:
     """Between README's markers."""
-    return [verdict(run), table(run)]
+    return [f"`{run.command}`: {setting(run)} {verdict(run)}", table(run)]
 
 
 def page_block(run: PaperRun, gpu: dict[str, Any] | None) -> list[str | Table]:

@@ -189,14 +189,16 @@ def made_run() -> PaperRun:
 def test_tables_and_sentences_are_of_the_record() -> None:
     run = made_run()
     rows = readme_paper.table(run).rows
+    first = readme_paper.readme_block(run)[0]
+    assert first.startswith("`python -m benchmarks.paper --slide made.tiff`: 64 x 64 pixels of `made.tiff` at 10, 20; ")
     assert rows[0] == ("CINR", "tuned", "1,000", "2", "20", "36.00", "0.7500", "200", "-", "-")
     assert rows[1][-2:] == ("+4.00 dB", "+0.00 dB")  # at 160 s CINR had had one epoch: 32 dB against 32
     assert rows[2][-2:] == ("+5.00 dB", "+1.00 dB")
     assert rows[4][-2:] == ("+1.00 dB", "-3.00 dB")
     assert readme_paper.verdict(run) == (
-        "With the tuned rates CINR comes to +4.00 dB against ENGP and +5.00 dB against NGP at equal steps, which is "
-        "what the paper claims. With the reference rates CINR comes to +1.00 dB against NGP at equal steps, which is "
-        "not the 3 to 6 dB that the paper claims."
+        "With the tuned rates CINR comes to +4.00 dB against ENGP and +5.00 dB against NGP at equal steps: within the "
+        "3 to 6 dB that the paper claims. With the reference rates CINR comes to +1.00 dB against NGP at equal steps: "
+        "less than the 3 to 6 dB that the paper claims."
     )
     text = readme._joined(readme_paper.page_block(run, None))
     assert "2,048 bytes (4.00 bits a pixel) and decodes to 28.50 dB" in text
