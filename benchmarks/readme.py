@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -143,11 +143,11 @@ def octaves_block(results: Results) -> str:
     return _paragraphs(readme_octaves.paragraphs(list(results.octaves)))
 
 
-def _paragraphs(found: Iterable[tuple[str, Table | None]], own: Collection[str] = ()) -> str:
-    """Texts, each with the table under it, if any; rows of `own` are bold."""
+def _paragraphs(found: Iterable[tuple[str, Table | None]]) -> str:
+    """Texts, each with the table under it, if any."""
     parts = []
     for text, table in found:
-        parts += [text] if table is None else [text, markdown(table, own)]
+        parts += [text] if table is None else [text, markdown(table, set())]
     return "\n\n".join(parts)
 
 
@@ -272,7 +272,7 @@ def _megapixels(run: Run) -> str:
     return f"{part} {width * height / 1e6:.1f} Mpx{' of half-resolution pixels' if run.slide.halved else ''}"
 
 
-def markdown(table: Table, own: Collection[str]) -> str:
+def markdown(table: Table, own: set[str]) -> str:
     """A table in GitHub's Markdown; rows of our own models are bold."""
 
     def line(cells: Iterable[str]) -> str:

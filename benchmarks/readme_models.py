@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from inrwsi.errors import UsageError
+from inrwsi.fields.models import config_class, model_names
 from inrwsi.options import known_models
 
 from . import report_curves as curves
 from . import report_tables as tables
+from .codecs_ours import EFFORT
 from .report_svg import Axis, Series, chart
 from .report_tables import Table
 from .results import Point, Run, Spread
@@ -36,8 +39,6 @@ def paragraphs(run: Run) -> list[tuple[str, Table | None]]:
         UsageError: a model was not measured, or the codec that times are told by.
     """
     check_models(run)
-    about = {name: text.removeprefix(f"this project's model {name}, ") for name, text in run.settings["codecs"].items()}
-    own = [name for name in known_models() if name in about]
     return [
         (
             f"All models beside the codecs (in tiles of 512 pixels), on one picture of `{run.slide.name}`, "
@@ -49,8 +50,23 @@ def paragraphs(run: Run) -> list[tuple[str, Table | None]]:
             times_table(run),
         ),
         (f"![RGB PSNR over bits a pixel of every model and codec]({FIGURE})", None),
-        (f"By `{run.command}`: {'; '.join(f'`{name}` {about[name]}' for name in own)}.", None),
+        (
+            f"By `{run.command}` ([the record](benchmarks/results/models.json)); `octaves` with `--effort {EFFORT}`, "
+            f"those that are fitted for a part of their own passes, for the time: {_passes(run)}.",
+            None,
+        ),
     ]
+
+
+def _passes(run: Run) -> str:
+    """Passes of the fits and those of `inrwsi encode`, with the models that had so many."""
+    found: dict[str, list[str]] = {}
+    for name in model_names():
+        taken = re.search(r"in (\d+) passes", run.settings["codecs"][name])
+        if taken is None:
+            raise UsageError(f"results/models.json: does not say how {name} was fitted; run {run.command}")
+        found.setdefault(f"{taken[1]} of {config_class(name).passes}", []).append(f"`{name}`")
+    return "; ".join(f"{many} {', '.join(names)}" for many, names in found.items())
 
 
 def times_table(run: Run) -> Table:

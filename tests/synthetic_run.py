@@ -158,7 +158,7 @@ def synthetic_models() -> RunSet:
             seconds = Spread(8.0, 8.0 * (number + 1), 99.0, 3 if bpp == 1.1 else 1)
             setting = f"bpp={bpp:g}" if fitted else point.setting
             points.append(replace(point, setting=setting, encode_cpu_s=seconds, decode_cpu_s=seconds))
-    about = {name: f"this project's model {name}, made up" for name in known_models()}
+    about = {name: f"this project's model {name}, fitted to the pixels in 2 passes" for name in known_models()}
     settings = {"codecs": about | {"avif": "4:4:4"}}
     run = replace(synthetic_run("made-up-crop.tiff"), points=tuple(points), bd=(), settings=settings)
     return RunSet("python -m benchmarks.made_up", (run,))

@@ -106,8 +106,10 @@ def test_a_model_that_was_not_measured_is_noticed(measured: tuple[Run, Picture, 
 
 def test_every_model_is_in_the_table_with_what_it_takes_beside_the_peer() -> None:
     run = synthetic_models().runs[0]
-    text = readme_models.paragraphs(run)[0][0]
+    texts = [text for text, _ in readme_models.paragraphs(run)]
+    text = texts[0]
     assert "`made-up-crop.tiff`, made-up numbers, nothing was measured" in text
+    assert texts[-1].endswith("2 of 6 `cinr`, `engp`, `ngp`; 2 of 60 `conv-inr`, `fourier`, `inif`, `siren`.")
     table = readme_models.times_table(run)
     assert [row[0] for row in table.rows] == [
         *("octaves", "octaves"),

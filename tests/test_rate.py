@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from inrwsi.encode_fields import _Coder
 from inrwsi.fit.rate import Budget, Cutter, Rate, Target
 
 
@@ -67,3 +70,30 @@ def test_targets(option: str, value: float, payload_bytes: float, said: str) -> 
     assert target.met(payload_bytes * 1.019, 1000)
     assert not target.met(payload_bytes * 0.96, 1000)
     assert said in str(target.unreachable(1041, 1000))
+
+
+@pytest.mark.parametrize(
+    ("uncut_bytes", "payload_bytes", "next_round"),
+    [
+        (1020, 1000, None),  # met
+        (900, 900, 0.9),  # tiles that take too little uncut: larger ones
+        (1030, 925, 0.925),  # cut too far, for numbers that fall all at once: another size, not the same round again
+        (1400, 1100, 1.1),
+    ],
+)
+def test_a_round_that_missed_asks_for_another_size(
+    uncut_bytes: int, payload_bytes: int, next_round: float | None
+) -> None:
+    coder = SimpleNamespace(
+        asked=True,
+        coded=[0, 1],
+        seed=0,
+        target=Target("bpp", 8.0, 6000, 2000, "ngp"),
+        fit_shared=lambda: None,
+        _other_bytes=lambda: 0,
+        _share=lambda number: 1.0,
+        _tile_mpx=lambda number: 1.0,
+        _code_tile=lambda number, budget, done, total: budget.spend(uncut_bytes, payload_bytes),
+    )
+    found = _Coder._round(coder, last=False)  # type: ignore[arg-type]
+    assert found == (None if next_round is None else pytest.approx(next_round))
