@@ -48,11 +48,11 @@ def test_the_best_rate_is_of_the_model() -> None:
 
 def test_a_race_is_of_files() -> None:
     pixels = sample_region((900, 900), (128, 64), size_wh=(2048, 2048), seed=1)
-    adam, soap, once = Race(pixels, "inif", 64).run([Optimiser(), Optimiser("soap"), Optimiser()], 8)
-    assert adam.steps == soap.steps == 2 * 8 * 4  # two tiles of 64 x 64, 1024 pixels a step
+    adam, soap, once = Race(pixels, "inif", 64).run([Optimiser(), Optimiser("soap"), Optimiser()], 16)
+    assert adam.steps == soap.steps == 2 * 16 * 4  # two tiles of 64 x 64, 1024 pixels a step
     assert (adam.file_bytes, adam.psnr_db) == (once.file_bytes, once.psnr_db)
     assert adam.psnr_db != soap.psnr_db
-    assert min(adam.psnr_db, soap.psnr_db) > 18
+    assert min(adam.psnr_db, soap.psnr_db) > 21  # the mean colour alone gives 15
     assert 8 * adam.file_bytes / (128 * 64) == pytest.approx(optimisers.BPP, rel=0.5)
     with pytest.raises(UsageError, match="model ngp has one network a slide"):
         Race(pixels, "ngp")
