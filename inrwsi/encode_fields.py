@@ -210,8 +210,9 @@ class _Coder(Generic[C]):
         for place, number in enumerate(order):
             self._code_tile(number, budget, done, total)
             done += self._tile_mpx(number)
+            least = 1 if place + 1 < len(order) else 0  # after the last tile it counts whether the target is met
             probed = place + 1 == min(PROBE_TILES, len(order))
-            if probed and not last and not 1 <= budget.surplus <= MOST_SURPLUS:
+            if probed and not last and not least <= budget.surplus <= MOST_SURPLUS:
                 return budget.surplus
         if not self.asked or self.target.met(budget.spent_bytes, other_bytes):
             return None
