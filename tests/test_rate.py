@@ -76,6 +76,8 @@ def test_targets(option: str, value: float, payload_bytes: float, said: str) -> 
     ("uncut_bytes", "payload_bytes", "next_round"),
     [
         (1020, 1000, None),  # met
+        (985, 985, None),  # met, though nothing had to be cut
+        (2000, 1000, 2.0),  # met, but smaller tiles are better than such a cut
         (900, 900, 0.9),  # tiles that take too little uncut: larger ones
         (1030, 925, 0.925),  # cut too far, for numbers that fall all at once: another size, not the same round again
         (1400, 1100, 1.1),

@@ -99,7 +99,8 @@ class Rounds:
         seen = self.errors.seen
         first = seen == min(PROBE_TILES, self.errors.tiles)
         if self.quality is None:
-            poor = first and not self._last and not 1 <= self.sizes.surplus <= MOST_SURPLUS
+            least = 1 if seen < self.errors.tiles else 0  # after the last tile it counts whether the target is met
+            poor = first and not self._last and not least <= self.sizes.surplus <= MOST_SURPLUS
             return self._go_on(self.bpp / self.sizes.surplus if poor else None)
         doubled = seen > PROBE_TILES and math.log2(seen / PROBE_TILES).is_integer()
         short = self.quality.db(self.errors.expected) < self.quality.psnr_db
