@@ -18,7 +18,7 @@ from inrwsi.benchmarks.results import save
 from inrwsi.errors import UsageError
 from inrwsi.fit.optimisers import Optimiser
 from inrwsi.sample import sample_region
-from tests.synthetic_run import synthetic_set
+from tests.synthetic_run import synthetic_models, synthetic_set
 
 
 def test_gains_are_those_of_the_curves() -> None:
@@ -106,10 +106,10 @@ def test_the_readme_says_what_was_measured(tmp_path: Path) -> None:
     assert blocks(tmp_path / "none") == ()
     page = tmp_path / "README.md"
     page.write_text("".join((*readme_markers(), *optimisers_block.markers, *ratios_block.markers)), encoding="utf-8")
-    found = stale(tmp_path, Results(synthetic_set(), synthetic_set(), fields=(optimisers_block, ratios_block)))
+    found = stale(tmp_path, Results(synthetic_set(), synthetic_set(), synthetic_models(), fields=(optimisers_block, ratios_block)))
     assert b"| `inif` | 20 | 32.00 | 32.25 | +20 % |" in found[page]
     assert b"| `ngp` | refused |" in found[page]
 
 
 def readme_markers() -> tuple[str, ...]:
-    return (readme.BEGIN, readme.END, *readme.OCTAVES)
+    return (readme.BEGIN, readme.END, *readme.OCTAVES, *readme.MODELS)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
-from inrwsi.encode_fields import _Coder
 from inrwsi.fit.rate import Budget, Cutter, Rate, Target
+from inrwsi.fit.rounds import Rounds
 
 
 def test_all_tiles_are_cut_alike_and_the_last_takes_what_is_left() -> None:
@@ -86,16 +84,12 @@ def test_targets(option: str, value: float, payload_bytes: float, said: str) -> 
 def test_a_round_that_missed_asks_for_another_size(
     uncut_bytes: int, payload_bytes: int, next_round: float | None
 ) -> None:
-    coder = SimpleNamespace(
-        asked=True,
-        coded=[0, 1],
-        seed=0,
-        target=Target("bpp", 8.0, 6000, 2000, "ngp"),
-        fit_shared=lambda: None,
-        _other_bytes=lambda: 0,
-        _share=lambda number: 1.0,
-        _tile_mpx=lambda number: 1.0,
-        _code_tile=lambda number, budget, done, total: budget.spend(uncut_bytes, payload_bytes),
-    )
-    found = _Coder._round(coder, last=False)  # type: ignore[arg-type]
-    assert found == (None if next_round is None else pytest.approx(next_round))
+    rounds = Rounds(Target("bpp", 8.0, 6000, 2000, "ngp"), None, asked=True, first_bpp=8.0, least_bpp=0.02)
+    rounds.begin(0, [1.0, 1.0], [1000, 1000])
+    again = False
+    for _ in range(2):
+        rounds.errors.spend(0, 0)
+        rounds.sizes.spend(uncut_bytes, payload_bytes)
+        again = again or rounds.probe()
+    assert (again or rounds.end()) == (next_round is not None)
+    assert rounds.bpp == pytest.approx(8.0 / (next_round or 1.0))
