@@ -17,7 +17,7 @@ NAMES = {"cinr": "CINR", "engp": "ENGP", "ngp": "NGP"}
 BANDS = 24
 CURVES, SPECTRA = "docs/paper_psnr.svg", "docs/paper_spectrum.svg"
 WINDOW_PX, GAP_PX, LABEL_PX = 192, 6, 18
-GAIN = 4.0  # of differences, as they are shown
+GAIN = 16.0  # of differences, as they are shown
 
 
 def band_ends() -> np.ndarray:
