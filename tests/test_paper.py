@@ -250,7 +250,8 @@ def test_the_readme_and_the_page_are_drawn_together(tmp_path: Path) -> None:
     found = replace(synthetic(), paper=made_run())
     (tmp_path / "docs").mkdir()
     markers = "\n".join(readme.PAPER)
-    (tmp_path / "README.md").write_text(f"{readme.BEGIN}\n{readme.END}\n{''.join(readme.OCTAVES)}\n{markers}\n")
+    others = "".join((*readme.OCTAVES, *readme.MODELS))
+    (tmp_path / "README.md").write_text(f"{readme.BEGIN}\n{readme.END}\n{others}\n{markers}\n")
     page = tmp_path / readme_paper.PAGE
     page.write_text("nothing\n")
     with pytest.raises(UsageError, match=r"paper\.md: <!-- paper:begin --> and"):
