@@ -1,9 +1,11 @@
-"""README's parts on the fitted models: guidance losses, optimisers side by side, and ratios asked and got."""
+"""README's parts on the fitted models: base layers, guidance losses, optimisers, and ratios asked and got."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from . import readme_guidance
 from .guidance import GuidanceRun
@@ -12,6 +14,7 @@ from .ratios import Ratio, RatiosRun
 from .report_tables import NONE, Table
 from .results import load
 
+HYBRID = ("<!-- hybrid:begin -->", "<!-- hybrid:end -->")
 GUIDANCE = (readme_guidance.BEGIN, readme_guidance.END)
 OPTIMISERS = ("<!-- optimisers:begin -->", "<!-- optimisers:end -->")
 RATIOS = ("<!-- ratios:begin -->", "<!-- ratios:end -->")
@@ -34,6 +37,8 @@ def blocks(folder: Path) -> tuple[Block, ...]:
         UsageError: a record is of another form.
     """
     found = []
+    if (path := folder / "hybrid.json").exists():
+        found.append(Block(HYBRID, *hybrid(json.loads(path.read_text(encoding="utf-8")))))
     if (path := folder / "guidance.json").exists():
         run = load(GuidanceRun, path)
         found.append(Block(GUIDANCE, readme_guidance.text(run), readme_guidance.table(run)))
@@ -42,6 +47,31 @@ def blocks(folder: Path) -> tuple[Block, ...]:
     if (path := folder / "ratios.json").exists():
         found.append(Block(RATIOS, *ratios(load(RatiosRun, path))))
     return tuple(found)
+
+
+def hybrid(record: dict[str, Any]) -> tuple[str, Table]:
+    """What a field gains over a classic codec's picture, and what the codec does alone: a line a rate and codec."""
+    rows: list[tuple[str, ...]] = []
+    alone = codec = record["rows"][0]
+    model = alone["what"]
+    for row in record["rows"]:
+        if row["what"] == model:
+            alone = row
+        elif "base_psnr_db" in row:
+            decibels = (alone["psnr_db"], codec["psnr_db"], row["psnr_db"], row["base_psnr_db"])
+            field, codecs, both, part = (f"{value:.2f}" for value in decibels)
+            times = f"{row['seconds'] / alone['seconds']:.2f} x"
+            rows.append((f"{row['bpp']:g}", codec["what"], field, codecs, both, part, times))
+        else:
+            codec = row
+    heads = ("bits a pixel", "codec", "field alone", "codec alone", "both", "the codec's part of both", "time of both")
+    text = (
+        f"`{alone['what']}` on {record['pixels']} of `{record['slide']}`, one run, all of it at equal bytes, of which "
+        "the codec has the given share where there are both. PSNR in dB; time to encode as a multiple of the field's "
+        f"alone, beside which the codec's is nothing (`{record['command']}`, [the "
+        "record](benchmarks/results/hybrid.json)):"
+    )
+    return text, Table(heads, tuple(rows), 2)
 
 
 def optimisers(run: OptimisersRun) -> tuple[str, Table]:

@@ -11,7 +11,7 @@ from inrwsi.benchmarks import optimisers, ratios, readme
 from inrwsi.benchmarks.optimisers import Fitted, OptimisersRun, Race, Tuned, best, gains
 from inrwsi.benchmarks.ratios import Ratio, RatiosRun
 from inrwsi.benchmarks.readme import Results, stale
-from inrwsi.benchmarks.readme_fields import blocks
+from inrwsi.benchmarks.readme_fields import blocks, hybrid
 from inrwsi.benchmarks.record import head
 from inrwsi.benchmarks.report_tables import NONE
 from inrwsi.benchmarks.results import save
@@ -104,9 +104,15 @@ def test_the_readme_says_what_was_measured(tmp_path: Path) -> None:
     )
     assert ratios_block.table.rows == (("`inif`", "511.6"), ("`ngp`", "refused"))
     assert blocks(tmp_path / "none") == ()
+    row = {"what": "siren", "bpp": 1.0, "psnr_db": 31.62, "seconds": 50.0}
+    alone = {"what": "jpeg", "bpp": 0.99, "psnr_db": 33.48, "seconds": 0.01}
+    both = {**row, "what": "jpeg + siren", "psnr_db": 30.98, "base_psnr_db": 30.7, "seconds": 29.0}
+    _, table = hybrid({"command": "", "slide": "", "pixels": "", "rows": [row, alone, both]})
+    assert table.rows == (("1", "jpeg", "31.62", "33.48", "30.98", "30.70", "0.58 x"),)
     page = tmp_path / "README.md"
     page.write_text("".join((*readme_markers(), *optimisers_block.markers, *ratios_block.markers)), encoding="utf-8")
-    found = stale(tmp_path, Results(synthetic_set(), synthetic_set(), synthetic_models(), fields=(optimisers_block, ratios_block)))
+    own = (optimisers_block, ratios_block)
+    found = stale(tmp_path, Results(synthetic_set(), synthetic_set(), synthetic_models(), fields=own))
     assert b"| `inif` | 20 | 32.00 | 32.25 | +20 % |" in found[page]
     assert b"| `ngp` | refused |" in found[page]
 
