@@ -29,7 +29,7 @@ from .results import Record
 
 RESULTS = Path(__file__).parent / "results"
 RATIOS = (64.0, 256.0, 512.0)
-SIDE_PX = 2048
+SIDE_PX = 1024
 
 
 @dataclass(frozen=True)
