@@ -21,8 +21,8 @@ from inrwsi.fit.deltas import apply_deltas
 from inrwsi.fit.refine import Refiner
 
 # What bits of brightness and of colour count, when a symbol is chosen, against what they counted in training. More for
-# colour is, on two slides that the prior had not seen, 2 % fewer bits at equal MS-SSIM (of luma), and none more at equal
-# RGB PSNR. With 0.85 and 1.2 there were 1 % fewer above 35 dB and 1 % more below 30, on kidney-pale.
+# colour is, on two slides that the prior had not seen, 2 % fewer bits at equal MS-SSIM (of luma), and none more at
+# equal RGB PSNR. With 0.85 and 1.2 there were 1 % fewer above 35 dB and 1 % more below 30, on kidney-pale.
 PATIENCE = (1.0, 1.75)
 # The same at a chunk's last and first sites, where the wavelet's errors add up: with these, squared error within two
 # pixels of chunk borders is within 5 % of the rest, 17 % without, for 0.2 % of bits at equal PSNR.
