@@ -106,7 +106,7 @@ def stale(root: Path, results: Results) -> dict[Path, bytes]:
         (block(results), (BEGIN, END)),
         (octaves_block(results), OCTAVES),
         (_paragraphs(readme_models.paragraphs(results.models.runs[0])), MODELS),
-        *((f"{part.text}\n\n{markdown(part.table, set())}", part.markers) for part in results.fields),
+        *((_paragraphs([(part.text, part.table)]), part.markers) for part in results.fields),
     ]
     if results.paper:
         parts.append((_joined(readme_paper.readme_block(results.paper)), PAPER))
@@ -145,10 +145,7 @@ def octaves_block(results: Results) -> str:
 
 def _paragraphs(found: Iterable[tuple[str, Table | None]]) -> str:
     """Texts, each with the table under it, if any."""
-    parts = []
-    for text, table in found:
-        parts += [text] if table is None else [text, markdown(table, set())]
-    return "\n\n".join(parts)
+    return _joined([part for pair in found for part in pair if part is not None])
 
 
 def _joined(parts: list[str | Table]) -> str:

@@ -146,11 +146,11 @@ class _Coder(Generic[C]):
         for number in range(count):
             if number in self.job:
                 continue
-            pixels = self._pixels(number)
-            colour = None if glass is None else is_blank(pixels, glass)
-            if colour is None:
+            pixels = None if glass is None and extremes is None else self._pixels(number)
+            colour = None if glass is None or pixels is None else is_blank(pixels, glass)
+            if colour is None or pixels is None:
                 self.coded.append(number)
-                if extremes is not None:
+                if extremes is not None and pixels is not None:
                     extremes.add(pixels)
             else:
                 if number not in errors:

@@ -25,8 +25,7 @@ needs_prior = pytest.mark.skipif(not CURRENT.is_file(), reason="no prior is rele
 def slide() -> tuple[np.ndarray, OctavesModel]:
     rgb = sample_region((900, 900), (SIDE_PX, SIDE_PX), size_wh=(2048, 2048), seed=1)
     klt = Klt.of(rgb)
-    matrix = tuple(value for row in klt.matrix for value in row)
-    return rgb, OctavesModel(octaves_prior.current_sha256(), 20 * STEP_UNIT, matrix, klt.mean)
+    return rgb, OctavesModel.of(octaves_prior.current_sha256(), 20 * STEP_UNIT, klt)
 
 
 def code(coder: ChunkCoder, rgb: np.ndarray) -> tuple[list[bytes], list[Decoded], float]:
