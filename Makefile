@@ -27,7 +27,7 @@ $(READY): pyproject.toml
 test: lint unit
 
 unit: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(READY) types
 	$(BIN)/python -m ruff check $(PACKAGES)

@@ -161,7 +161,8 @@ class Decoder:
                 for x in range(0, w, COLUMNS_AT_ONCE)
             ]
             yield parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-            give_back_free_pages()
+            if rows[1] < h:  # a view is one strip, and the next view uses the pages again
+                give_back_free_pages()
 
     def _size(self, l0_wh: tuple[int, int], step: float, out_wh: tuple[int, int] | None) -> tuple[int, int]:
         if min(l0_wh) < 1:
