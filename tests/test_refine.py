@@ -1,19 +1,21 @@
-"""Refined coefficients: fewer bits and less error in the coin of the training, by the plain format, on any thread."""
+"""Symbols as chosen and as refined: fewer bytes at equal error, by the plain format, on any thread."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from inrwsi import octave_chunks
 from inrwsi.coding import lifting
 from inrwsi.colour import Klt
 from inrwsi.fields import octaves_prior
 from inrwsi.fields.octaves_model import FEATURES, STEP_UNIT, Decoded, OctavesModel, coarsest_octave
-from inrwsi.fit.refine import BIT, _choose
-from inrwsi.octave_chunks import ChunkCoder
+from inrwsi.fit.refine import _choose
+from inrwsi.octave_chunks import ChunkCoder, patience_at
 from inrwsi.sample import sample_region
 from tests.test_octave_chunks import CURRENT, same
 
@@ -40,18 +42,29 @@ def code(coder: ChunkCoder, rgb: np.ndarray) -> tuple[list[bytes], list[Decoded]
     return [payload for payload, _ in coded], [whole for _, whole in coded], float((error**2).sum())
 
 
+def plain_bytes_at(error: float, rgb: np.ndarray, model: OctavesModel, steps: tuple[int, int]) -> float:
+    """What plain coding takes for an error: on the line through two steps, in logarithms."""
+    plain = [code(ChunkCoder(replace(model, step=n * STEP_UNIT), None, CPU, encoder=True), rgb) for n in steps]
+    (bytes_0, error_0), (bytes_1, error_1) = (np.log([sum(map(len, c[0])), c[2]]) for c in plain)
+    return float(np.exp(bytes_1 + (bytes_0 - bytes_1) * (np.log(error) - error_1) / (error_0 - error_1)))
+
+
+@needs_prior
+def test_bits_count_less_at_fine_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert patience_at(6.0) == pytest.approx((0.77, 0.85))
+    assert patience_at(48.0, 0.8) == pytest.approx((0.8 * (0.77 + 3 * 0.085), 0.8 * (0.85 + 3 * 0.33)))
+    assert patience_at(0.5) == (0.5, 0.5)
+    rgb, model = slide()
+    by_step = code(ChunkCoder(replace(model, step=4 * STEP_UNIT), None, CPU, encoder=True), rgb)
+    monkeypatch.setattr(octave_chunks, "patience_at", lambda step, share: (1.0, 1.75))  # as it was at every step
+    assert sum(map(len, by_step[0])) < 0.996 * plain_bytes_at(by_step[2], rgb, model, (3, 4))
+
+
 @needs_prior
 def test_refined_chunks_cost_less_and_decode_as_any() -> None:
     rgb, model = slide()
-    plain = code(ChunkCoder(model, None, CPU, encoder=True), rgb)
     refined = code(ChunkCoder(model, None, CPU, encoder=True, refine=True), rgb)
-
-    def cost_bits(coded: tuple[list[bytes], list[Decoded], float]) -> float:
-        return 8 * sum(map(len, coded[0])) + coded[2] / (BIT * (model.step / STEP_UNIT) ** 2)
-
-    assert cost_bits(refined) < 0.988 * cost_bits(plain)
-    assert refined[2] < 0.956 * plain[2]
-    assert sum(map(len, refined[0])) < 1.007 * sum(map(len, plain[0]))
+    assert sum(map(len, refined[0])) < 0.985 * plain_bytes_at(refined[2], rgb, model, (18, 20))
 
     reader = ChunkCoder(model, None, CPU)
     found = reader.decode_root(refined[0][0], refined[1][0].pixels.shape[:0:-1])
