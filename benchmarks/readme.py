@@ -19,7 +19,7 @@ import click
 from inrwsi.errors import UsageError
 from inrwsi.job import write_whole
 
-from . import paper_figures, readme_fields, readme_models, readme_octaves, readme_paper, report
+from . import paper_figures, readme_chunks, readme_fields, readme_models, readme_octaves, readme_paper, report
 from . import report_curves as curves
 from . import report_tables as tables
 from .octaves_results import OctavesRun
@@ -48,7 +48,7 @@ class Results:
     speed: RunSet
     models: RunSet
     octaves: tuple[OctavesRun, ...] = ()
-    fields: tuple[readme_fields.Block, ...] = ()
+    blocks: tuple[readme_fields.Block, ...] = ()
     paper: PaperRun | None = None
     gpu: dict[str, Any] | None = None
 
@@ -88,7 +88,7 @@ def load_results(root: Path) -> Results:
         speed,
         load(RunSet, folder / "models.json"),
         runs,
-        readme_fields.blocks(folder),
+        readme_fields.blocks(folder) + readme_chunks.blocks(folder),
         load(PaperRun, paper) if paper.exists() else None,
         json.loads(gpu.read_text(encoding="utf-8")) if gpu.exists() else None,
     )
@@ -106,7 +106,7 @@ def stale(root: Path, results: Results) -> dict[Path, bytes]:
         (block(results), (BEGIN, END)),
         (octaves_block(results), OCTAVES),
         (_paragraphs(readme_models.paragraphs(results.models.runs[0])), MODELS),
-        *((_paragraphs([(part.text, part.table)]), part.markers) for part in results.fields),
+        *((_paragraphs([(part.text, part.table)]), part.markers) for part in results.blocks),
     ]
     if results.paper:
         parts.append((_joined(readme_paper.readme_block(results.paper)), PAPER))

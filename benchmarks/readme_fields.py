@@ -27,7 +27,7 @@ class Block:
 
     markers: tuple[str, str]
     text: str
-    table: Table
+    table: Table | None
 
 
 def blocks(folder: Path) -> tuple[Block, ...]:

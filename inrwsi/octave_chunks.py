@@ -21,8 +21,8 @@ from inrwsi.fit.deltas import apply_deltas
 from inrwsi.fit.refine import Refiner
 
 # What bits of brightness and of colour count when a symbol is chosen, against what they counted in training: at a step
-# of six grey levels, and what a step twice as coarse adds. Against 1 and 1.75 at every step, on seven crops and at equal
-# PSNR, 1.2 % fewer bits at 45 dB, 0.5 at 41, none at 31, and 1 % fewer at 25.
+# of six grey levels, and what a step twice as coarse adds. Against 1 and 1.75 at every step, at equal PSNR and on seven
+# crops: 1.2 % fewer bits at 45 dB, 0.5 at 41, none at 31, and 1 % fewer at 25.
 PATIENCE_AT, PATIENCE, PATIENCE_RISE = 6.0, (0.77, 0.85), (0.085, 0.33)
 LEAST_PATIENCE, MOST_PATIENCE = 0.5, 2.5
 # What share of that counts where coefficients are refined: 0.3 % fewer bits than with all of it.
