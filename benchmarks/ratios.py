@@ -16,7 +16,7 @@ import numpy as np
 
 from inrwsi.decode import Decoder
 from inrwsi.encode import encode
-from inrwsi.errors import UsageError
+from inrwsi.errors import Unreachable, UsageError
 from inrwsi.fields.models import model_names
 from inrwsi.formats.source import open_source
 from inrwsi.metrics import psnr
@@ -77,7 +77,7 @@ def measure(rgb: np.ndarray, model: str, asked: float, passes: int) -> Ratio:
         with open_source(rgb) as source:
             try:
                 report = encode(source, path, EncodeOptions(model, ratio=asked, passes=passes, device="cpu"))
-            except UsageError as error:
+            except Unreachable as error:
                 return Ratio(model, asked, refused=str(error))
         with Decoder(path, device="cpu") as decoder:
             decoded = decoder.read_region((0, 0), (rgb.shape[1], rgb.shape[0]))

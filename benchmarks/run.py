@@ -26,7 +26,7 @@ import numpy as np
 import inrwsi
 import inrwsi.formats
 from inrwsi.config import ConfigError, from_dict
-from inrwsi.errors import InrwsiError
+from inrwsi.errors import InrwsiError, Unreachable
 from inrwsi.formats.source import SlideSource
 from inrwsi.geometry import Rect
 from inrwsi.progress import Progress
@@ -105,10 +105,14 @@ def run_all(source: SlideSource, bench: Bench, *, command: str) -> Run:
     picture, plan = bench.picture, bench.plan
     wanted = plan.points(picture)
     points = [source_point(source, picture)] if plan.with_source and not picture.slide.halved else []
+    unreached: list[str] = []
     for number, (codec, layout, value) in enumerate(wanted):
         name = f"{codec.name} {layout} {codec.label(value)}"
         plan.report(Progress("points", number, len(wanted), "points", name))
-        points.append(bench.point(codec, layout, value))
+        try:
+            points.append(bench.point(codec, layout, value))
+        except Unreachable as error:
+            unreached.append(f"{name}: not measured: {error}")
     plan.report(Progress("points", len(wanted), len(wanted), "points"))
     rows = bd_rows(points, plan.seed)
     notes = [
@@ -136,7 +140,7 @@ def run_all(source: SlideSource, bench: Bench, *, command: str) -> Run:
         },
         points=tuple(points),
         bd=rows,
-        notes=tuple(note for note in (*notes, wide(rows)) if note),
+        notes=tuple(note for note in (*notes, *unreached, wide(rows)) if note),
     )
 
 

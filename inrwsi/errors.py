@@ -24,6 +24,10 @@ class BackendUnavailable(UsageError):
     """A device or an optional package that was asked for by name is not there."""
 
 
+class Unreachable(UsageError):
+    """No file of this slide and model has the size, ratio, rate or quality that was asked for; another may be had."""
+
+
 class UnsupportedVersion(InrwsiError):
     """The file is of a newer major version of the format, or needs a model this build does not know."""
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from inrwsi.errors import UsageError
+from inrwsi.errors import Unreachable
 from inrwsi.fields.octaves_model import LEAST_STEP, MOST_STEP, STEP_UNIT
 from inrwsi.fit.rate import TOLERANCE, TOLERANCE_DB, file_bytes
 from inrwsi.options import flag
@@ -80,10 +80,10 @@ class Goal:
             return f"{self.raw_bytes / measured.file_bytes:.2f}"
         return f"{measured.file_bytes:,.0f} bytes"
 
-    def unreachable(self, nearest: Measured, *, estimated: bool) -> UsageError:
+    def unreachable(self, nearest: Measured, *, estimated: bool) -> Unreachable:
         """What to raise where no step reaches the goal."""
         about = "about " if estimated else ""
-        return UsageError(
+        return Unreachable(
             f"{flag(self.option)} {_plain(self.value)} cannot be reached on this slide; the nearest that can is {about}"
             f"{self.said(nearest)}"
         )
@@ -139,7 +139,7 @@ def search(goal: Goal, probe: Callable[[int], Measured]) -> Curve:
         probe: what a step (in units of 1 / 1024 grey level) gives, by the sample.
 
     Raises:
-        UsageError: the sample leaves no doubt that no step reaches the goal.
+        Unreachable: the sample leaves no doubt that no step reaches the goal.
     """
     points: dict[int, float] = {}
     step = START_STEP
@@ -166,7 +166,7 @@ def settle(goal: Goal, curve: Curve, encode: Callable[[int], Measured]) -> int:
         encode: makes the whole file with a step and measures it.
 
     Raises:
-        UsageError: no step reaches the goal.
+        Unreachable: no step reaches the goal.
     """
     found: dict[int, Measured] = {}
     step = curve.step(goal.wanted)

@@ -85,6 +85,19 @@ def test_a_run_that_was_cut_short_goes_on(slide: Path, tmp_path: Path, monkeypat
     assert [p.metrics["ssim"] for p in found.points if p.metrics].count(0.125) == 1
 
 
+def test_a_rate_that_no_file_has_is_noted_and_the_rest_measured(slide: Path, tmp_path: Path) -> None:
+    asked = ("--model", "octaves", "--bpp", "0.02")
+    found = run(slide, "--out", tmp_path, "--quick", "--codec", "jpeg-420", *asked, "-q")
+    assert found.exit_code == 0, found.output
+    measured = results.load(Run, tmp_path / "report.json")
+    assert {p.codec for p in measured.points} == {"source", "jpeg-420"}
+    sentence = (
+        "octaves file bpp=0.02: not measured: --ratio 1,200 cannot be reached on this slide; the nearest that can is"
+    )
+    assert any(note.startswith(sentence) for note in measured.notes)
+    assert sentence in (tmp_path / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from inrwsi.errors import UsageError
+from inrwsi.errors import Unreachable
 from inrwsi.fit.rate import TOLERANCE_DB
 from inrwsi.options import MOST_BPP
 
@@ -102,7 +102,7 @@ class Quality:
         factor = min(_MOST_STEP, max(1 / _MOST_STEP, 2**doublings))
         return self.within(last.bpp * factor, least_bpp)
 
-    def unreachable(self, found_db: Sequence[float]) -> UsageError:
+    def unreachable(self, found_db: Sequence[float]) -> Unreachable:
         """What to raise where no round meets it.
 
         Args:
@@ -110,7 +110,7 @@ class Quality:
         """
         nearest = min(found_db, key=lambda db: abs(db - self.psnr_db))
         said = f"{nearest:.2f}" if math.isfinite(nearest) else "without any error"
-        return UsageError(
+        return Unreachable(
             f"--psnr {self.psnr_db:g} cannot be reached on this slide with model {self.model}; the nearest that was "
             f"found is about {said}"
         )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from inrwsi.errors import UsageError
+from inrwsi.errors import Unreachable
 from inrwsi.options import flag
 
 TOLERANCE = 0.02  # of bytes
@@ -73,7 +73,7 @@ class Target:
         """What `_bytes` has become."""
         return payload_bytes + self.base_bytes + self._of_file * other_bytes
 
-    def unreachable(self, payload_bytes: float, other_bytes: float) -> UsageError:
+    def unreachable(self, payload_bytes: float, other_bytes: float) -> Unreachable:
         """What to raise where nothing that can be chosen meets it; the bytes are the nearest that were found."""
         got = max(1.0, self._got(payload_bytes, other_bytes))
         said = {
@@ -81,7 +81,7 @@ class Target:
             "ratio": f"{self.raw_bytes / got:,.4g}",
             "size_bytes": f"{got:,.0f} bytes",
         }[self.option]
-        return UsageError(
+        return Unreachable(
             f"{flag(self.option)} {self.value:,g} cannot be reached on this slide with model {self.model}; the nearest "
             f"that was found is about {said}"
         )
