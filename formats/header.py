@@ -14,7 +14,8 @@ MAX_CHUNKS = 2**28
 MAX_CHANNELS = 16
 MAX_OCTAVES = 32
 MPP_RANGE_UM = (1e-4, 1e4)
-PROVENANCE = ("user", "openslide", "ome-xml", "tiff-resolution", "png-phys", "jpeg-density", "generated", "unknown")
+UNKNOWN = "unknown"
+PROVENANCE = ("user", "openslide", "ome-xml", "tiff-resolution", "png-phys", "jpeg-density", "generated", UNKNOWN)
 IMAGE_FORMATS = ("png", "jpeg")
 _NAME = re.compile(r"[a-z0-9][a-z0-9 ._-]{0,63}")
 
@@ -29,9 +30,9 @@ class SlideInfo:
     bit_depth: int
     background: tuple[int, ...]
     mpp_um: tuple[float, float] | None = None
-    mpp_source: str = "unknown"
+    mpp_source: str = UNKNOWN
     objective_power: float | None = None
-    objective_source: str = "unknown"
+    objective_source: str = UNKNOWN
 
     def __post_init__(self) -> None:
         check_int("width", self.width, 1, geometry.MAX_SIDE_PX)
@@ -155,8 +156,11 @@ class Header:
         raise IndexError(f"chunk number {number} is outside the file's {self.chunk_count} chunks")
 
     def to_json(self) -> bytes:
-        """UTF-8 JSON with sorted keys and no white space: equal headers are equal bytes."""
-        return json.dumps(to_dict(self), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+        """UTF-8 JSON with sorted keys, no white space and no defaults: equal headers are equal bytes."""
+        data = to_dict(self)
+        said = {key: value for key, value in data.items() if value not in ([], {})}
+        said["slide"] = {key: value for key, value in data["slide"].items() if value != UNKNOWN}
+        return json.dumps(said, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def parse_header(raw: bytes, *, ignore_unknown: bool) -> Header:

@@ -22,7 +22,7 @@ FLAG_ZSTD = 1
 _MIB = 2**20
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _ZSTD_MAX_RATIO = 2**15  # a block makes at most 128 KiB and takes at least 4 bytes
-_COMPRESS_FROM_BYTES = 512  # below, a frame saves next to nothing and hides the text from a hex dump
+_COMPRESS_FROM_BYTES = 256  # below, a frame saves next to nothing and hides the text from a hex dump
 _THOROUGH_UP_TO_BYTES = 4 * _MIB  # level 19 takes a second for this much, and minutes for a hash table
 
 

@@ -17,6 +17,7 @@ from inrwsi.fields.octaves import RATE_WEIGHT
 from inrwsi.fields.octaves_model import STEP_UNIT, OctavesModel
 from inrwsi.fields.octaves_prior import Prior
 from inrwsi.fit.deltas import Net, apply_deltas, pack_deltas, pack_whole
+from inrwsi.fit.refine import QUICK, THOROUGH
 from inrwsi.fit.slide import BATCH, CROP_PX, SlideFit
 from inrwsi.formats import layout
 from inrwsi.geometry import Rect
@@ -206,5 +207,5 @@ def _held(kept: dict[str, np.ndarray]) -> Networks:
 
 def coder_of(task: Task, model: OctavesModel, networks: Networks) -> ChunkCoder:
     """A coder that encodes with them."""
-    refine = task.options.octaves.effort == "best"
+    refine = {"fast": (), "default": QUICK, "best": THOROUGH}[task.options.octaves.effort]
     return ChunkCoder(model, networks.weights, task.device, encoder=True, analysis=networks.analysis, refine=refine)

@@ -14,7 +14,7 @@ from inrwsi.coding import lifting
 from inrwsi.colour import Klt
 from inrwsi.fields import octaves_prior
 from inrwsi.fields.octaves_model import FEATURES, STEP_UNIT, Decoded, OctavesModel, coarsest_octave
-from inrwsi.fit.refine import _choose
+from inrwsi.fit.refine import QUICK, THOROUGH, _choose
 from inrwsi.octave_chunks import ChunkCoder, patience_at
 from inrwsi.sample import sample_region
 from tests.test_octave_chunks import CURRENT, same
@@ -63,7 +63,8 @@ def test_bits_count_less_at_fine_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 @needs_prior
 def test_refined_chunks_cost_less_and_decode_as_any() -> None:
     rgb, model = slide()
-    refined = code(ChunkCoder(model, None, CPU, encoder=True, refine=True), rgb)
+    quick, refined = (code(ChunkCoder(model, None, CPU, encoder=True, refine=r), rgb) for r in (QUICK, THOROUGH))
+    assert sum(map(len, quick[0])) < 0.987 * plain_bytes_at(quick[2], rgb, model, (18, 20))
     assert sum(map(len, refined[0])) < 0.985 * plain_bytes_at(refined[2], rgb, model, (18, 20))
 
     reader = ChunkCoder(model, None, CPU)
@@ -78,7 +79,7 @@ def test_refined_chunks_cost_less_and_decode_as_any() -> None:
 @pytest.mark.parametrize("wh", [(1, 1), (3, 64), (33, 18)])
 def test_sides_of_any_length(wh: tuple[int, int]) -> None:
     rgb, model = slide()
-    coder = ChunkCoder(model, None, CPU, encoder=True, refine=True)
+    coder = ChunkCoder(model, None, CPU, encoder=True, refine=THOROUGH)
     part = coder.components(np.ascontiguousarray(rgb[: wh[1], : wh[0]]))
     w, h = -(-wh[0] // 2), -(-wh[1] // 2)
     below = np.rint(coder.below(part)[:, :h, :w] * lifting.PIXEL_UNIT).astype(np.int16)
@@ -91,7 +92,7 @@ def test_sides_of_any_length(wh: tuple[int, int]) -> None:
 @needs_prior
 def test_threads_refine_alike() -> None:
     rgb, model = slide()
-    coder = ChunkCoder(model, None, CPU, encoder=True, refine=True)
+    coder = ChunkCoder(model, None, CPU, encoder=True, refine=THOROUGH)
     crops = [np.ascontiguousarray(rgb[y : y + 64, x : x + 64]) for y in (0, 64) for x in (0, 64)]
     alone = [code(coder, crop)[0] for crop in crops]
     with ThreadPoolExecutor(4, initializer=torch.set_num_threads, initargs=(1,)) as pool:
