@@ -1,4 +1,4 @@
-"""README's parts on what chunks cost: error where two meet, and memory whatever the slide's size."""
+"""README's parts on chunks: error where two meet, memory whatever the slide's size, and what refining them is worth."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from .readme_fields import Block
 from .report_tables import Table
 from .results import load
 from .seams import SeamsRun
+from .settings import SettingsRun
 
 SEAMS = ("<!-- seams:begin -->", "<!-- seams:end -->")
+REFINED = ("<!-- refined:begin -->", "<!-- refined:end -->")
 MEMORY = ("<!-- memory:begin -->", "<!-- memory:end -->")
 
 
@@ -25,6 +27,8 @@ def blocks(folder: Path) -> tuple[Block, ...]:
         found.append(Block(SEAMS, seams(load(SeamsRun, path)), None))
     if (path := folder / "memory.json").exists():
         found.append(Block(MEMORY, *memory(load(MemoryRun, path))))
+    if (path := folder / "settings.json").exists():
+        found.append(Block(REFINED, refined(load(SettingsRun, path)), None))
     return tuple(found)
 
 
@@ -38,6 +42,21 @@ def seams(run: SeamsRun) -> str:
         f"goes from {_percent(min(s.ratio for s in run.seams))} to {_percent(max(s.ratio for s in run.seams))} "
         f"({run.worst}), as what lies there is easy or hard "
         f"(`{run.command}`, [the record](benchmarks/results/seams.json))."
+    )
+
+
+def refined(run: SettingsRun) -> str:
+    """Bits that refinement saves, by effort."""
+    images = {p.image for p in run.points}
+    means = {w.variant: w.psnr_percent for w in run.worth if w.image == "all"}
+    single = {v: [w.psnr_percent for w in run.worth if w.variant == v and w.image != "all"] for v in means}
+    said = " and ".join(
+        f"with `--effort {v}` {-means[v]:.1f} % ({-max(single[v]):.1f} to {-min(single[v]):.1f} %)"
+        for v in ("default", "best")
+    )
+    return (
+        f"Refining alone takes, at equal PSNR and of the bits of `fast`, {said}: means and ranges of {len(images)} "
+        f"crops of {run.crop_px} px (`{run.command}`, [the record](benchmarks/results/settings.json))."
     )
 
 

@@ -27,9 +27,10 @@ PATIENCE_AT, PATIENCE, PATIENCE_RISE = 6.0, (0.77, 0.85), (0.085, 0.33)
 LEAST_PATIENCE, MOST_PATIENCE = 0.5, 2.5
 # What share of that counts where coefficients are refined: 0.3 % fewer bits than with all of it.
 REFINED_PATIENCE = 0.8
-# What share of that counts at a chunk's outer sites, where the wavelet's errors add up: of details across the border,
-# and of those along it. Squared error within two pixels of borders is 18 % above the rest's without, and 2 % with them.
-BORDER_PATIENCE = (0.1, 0.4)
+# What share of that counts at a chunk's outer sites, where the wavelet's errors add up: of details across its left and
+# upper border, of those along it; of the same at its right and lower one. Squared error within two pixels of borders is
+# 18 % above the rest's without, and 2 % with them, for which other shares took more bits.
+BORDER_PATIENCE = (0.1, 0.3, 0.15, 0.45)
 _HORIZONTAL, _VERTICAL = ([n for n in range(9) if n % 3 in bands] for bands in ((0, 2), (1, 2)))  # the diagonal is both
 ROOT_UNIT = 16  # of the octave that is stored plainly: a quarter of a grey level
 MOST_SYMBOL = 2**20  # whose coefficient, in sixteenths of a unit, 32 bits hold
@@ -231,7 +232,7 @@ def _net(weights: _Weights, number: int, step: int, device: torch.device, fast: 
 def _choose(
     units: np.ndarray, number: int, means: np.ndarray, scales: np.ndarray, limits: Sequence[np.ndarray]
 ) -> np.ndarray:
-    """The symbols of a pass; `limits` are those within the chunk, and of each of `_at_borders`."""
+    """The symbols of a pass; `limits` are those within the chunk, and at each share of `BORDER_PATIENCE`."""
     first, bands, white, _, _ = PASSES[number]
     at = units[..., first : first + bands]
     own = np.stack((at[0::2, int(white) :: 2], at[1::2, int(not white) :: 2])).reshape(-1)
@@ -257,26 +258,27 @@ def _patience_of(h: int, w: int, patience: tuple[float, float]) -> np.ndarray:
     """(h, w, 9) float32: how much the bits of each coefficient of a chunk count, as the limits of `_choose` have it."""
     counts = np.full((h, w, 9), patience[0], np.float32)
     counts[..., octaves.CHROMA] = patience[1]
-    for where, share in zip(_at_borders(h, w), BORDER_PATIENCE, strict=True):
-        counts[where] *= share
-    return counts
+    return counts * _border_shares(h, w)
 
 
 @lru_cache(maxsize=64)
 def _borders(h: int, w: int, first: int, bands: int, white: bool) -> tuple[np.ndarray, ...]:
-    """Of a pass's symbols, the numbers of those at each of `_at_borders`."""
-    parts = (where[..., first : first + bands] for where in _at_borders(h, w))
-    return tuple(np.flatnonzero(np.stack((m[0::2, int(white) :: 2], m[1::2, int(not white) :: 2]))) for m in parts)
+    """Of a pass's symbols, the numbers of those that have each of `BORDER_PATIENCE`."""
+    shares = _border_shares(h, w)[..., first : first + bands]
+    own = np.stack((shares[0::2, int(white) :: 2], shares[1::2, int(not white) :: 2]))
+    return tuple(np.flatnonzero(own == np.float32(share)) for share in BORDER_PATIENCE)
 
 
 @lru_cache(maxsize=64)
-def _at_borders(h: int, w: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which coefficients of outer sites, (h, w, 9) bool each, are details across a chunk's border, and which not."""
-    beside, above, across = np.zeros((3, h, w, 9), bool)
-    beside[:, [0, -1]] = above[[0, -1]] = True
-    across[..., _HORIZONTAL] = beside[..., _HORIZONTAL]
-    across[..., _VERTICAL] |= above[..., _VERTICAL]
-    return across, (beside | above) & ~across
+def _border_shares(h: int, w: int) -> np.ndarray:
+    """(h, w, 9) float32: 1, and at the outer sites what `BORDER_PATIENCE` says; in corners the less."""
+    lines = []
+    for size, across in ((h, _VERTICAL), (w, _HORIZONTAL)):
+        line = np.ones((size, 9), np.float32)
+        line[0, :], line[-1, :] = BORDER_PATIENCE[1], BORDER_PATIENCE[3]
+        line[0, across], line[-1, across] = BORDER_PATIENCE[0], BORDER_PATIENCE[2]
+        lines.append(line)
+    return np.minimum(lines[0][:, None], lines[1][None])
 
 
 def thresholds(tables: FrequencyTables, patience: float = 1.0) -> np.ndarray:

@@ -29,10 +29,12 @@ def test_worth_is_that_of_the_curves() -> None:
 def test_points_are_of_files() -> None:
     rgb = sample_region((900, 900), (256, 256), size_wh=(2048, 2048), seed=1)
     made = {v: settings.point("a", rgb, v, 50.0) for v in settings.VARIANTS}
-    fast, best, tuned = (made[v] for v in ("fast", "best", "fast, tune ms-ssim"))
+    fast, default, best, tuned = (made[v] for v in ("fast", "default", "best", "fast, tune ms-ssim"))
     assert all(p.bpp == 8 * p.file_bytes / 256**2 for p in made.values())
     assert best.psnr_db > fast.psnr_db + 0.05  # refined: fewer errors for about the same bytes
     assert best.file_bytes < 1.01 * fast.file_bytes
+    assert default.psnr_db > fast.psnr_db + 0.05
+    assert default.file_bytes not in (fast.file_bytes, best.file_bytes)
     assert tuned.file_bytes != fast.file_bytes
     assert 30 < fast.psnr_db < 45
     assert 0.9 < fast.ms_ssim < 1
