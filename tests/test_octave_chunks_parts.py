@@ -89,6 +89,26 @@ def test_thresholds_weigh_bits_against_error() -> None:
     assert found[33, 1] == pytest.approx(0.5 + 0.0675 * (bits[3] - bits[2]))
 
 
+def test_bits_at_borders_count_by_side_and_band() -> None:
+    shares = octave_chunks._border_shares(4, 6)
+    assert shares.shape == (4, 6, 9)
+    assert (shares[1:3, 1:5] == 1).all()
+    found = {where: tuple(shares[where][:3].tolist()) for where in ((1, 0), (0, 2), (2, 5), (3, 3), (0, 0), (3, 0))}
+    across, along, last_across, last_along = np.float32(octave_chunks.BORDER_PATIENCE).tolist()
+    assert found == {  # horizontal, vertical, diagonal
+        (1, 0): (across, along, across),
+        (0, 2): (along, across, across),
+        (2, 5): (last_across, last_along, last_across),
+        (3, 3): (last_along, last_across, last_across),
+        (0, 0): (across, across, across),
+        (3, 0): (across, last_across, across),
+    }
+    assert (shares[..., 3:6] == shares[..., :3]).all()
+    at = octave_chunks._borders(4, 6, 3, 6, True)
+    assert [len(numbers) for numbers in at] == [20, 6, 16, 6]
+    assert np.unique(np.concatenate(at)).size == 48  # 8 of 12 sites lie at a border
+
+
 def test_keys_and_limits_of_the_spec_are_those_of_the_model() -> None:
     spec = (Path(__file__).parents[1] / "formats" / "SPEC.md").read_text(encoding="utf-8")
     config = spec.split("### B.2")[1].split("### B.3")[0]
