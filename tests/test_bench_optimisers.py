@@ -112,7 +112,7 @@ def test_the_readme_says_what_was_measured(tmp_path: Path) -> None:
     page = tmp_path / "README.md"
     page.write_text("".join((*readme_markers(), *optimisers_block.markers, *ratios_block.markers)), encoding="utf-8")
     own = (optimisers_block, ratios_block)
-    found = stale(tmp_path, Results(synthetic_set(), synthetic_set(), synthetic_models(), fields=own))
+    found = stale(tmp_path, Results(synthetic_set(), synthetic_set(), synthetic_models(), blocks=own))
     assert b"| `inif` | 20 | 32.00 | 32.25 | +20 % |" in found[page]
     assert b"| `ngp` | refused |" in found[page]
 
