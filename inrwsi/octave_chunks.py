@@ -91,7 +91,7 @@ class ChunkCoder:
         self._patience = patience_at(model.step / STEP_UNIT, REFINED_PATIENCE if refine else 1.0)
         self._limits = tuple(
             tuple(thresholds(prior.tables, patience * share) for share in (1.0, *BORDER_PATIENCE))
-            for patience in self._patience
+            for patience in (self._patience if encoder else ())
         )
 
     def _net(self, octave: int) -> IntegerNet:
@@ -233,14 +233,18 @@ def _choose(
     units: np.ndarray, number: int, means: np.ndarray, scales: np.ndarray, limits: Sequence[np.ndarray]
 ) -> np.ndarray:
     """The symbols of a pass; `limits` are those within the chunk, and at each share of `BORDER_PATIENCE`."""
-    first, bands, white, _, _ = PASSES[number]
-    at = units[..., first : first + bands]
-    own = np.stack((at[0::2, int(white) :: 2], at[1::2, int(not white) :: 2])).reshape(-1)
+    own = _of_pass(units, number)
     symbols = sites.choose(own, means, scales, limits[0])
-    borders = _borders(*units.shape[:2], first, bands, white)
-    for where, own_limits in zip(borders, limits[1:], strict=True):
+    for where, own_limits in zip(_borders(*units.shape[:2], number), limits[1:], strict=True):
         symbols[where] = sites.choose(own[where], means[where], scales[where], own_limits)
     return symbols
+
+
+def _of_pass(values: np.ndarray, number: int) -> np.ndarray:
+    """What (h, w, 9) has of a pass's coefficients, (n,), in the order in which they are coded."""
+    first, bands, white, _, _ = PASSES[number]
+    own = values[..., first : first + bands]
+    return np.stack((own[0::2, int(white) :: 2], own[1::2, int(not white) :: 2])).reshape(-1)
 
 
 def patience_at(step: float, share: float = 1.0) -> tuple[float, float]:
@@ -262,10 +266,9 @@ def _patience_of(h: int, w: int, patience: tuple[float, float]) -> np.ndarray:
 
 
 @lru_cache(maxsize=64)
-def _borders(h: int, w: int, first: int, bands: int, white: bool) -> tuple[np.ndarray, ...]:
+def _borders(h: int, w: int, number: int) -> tuple[np.ndarray, ...]:
     """Of a pass's symbols, the numbers of those that have each of `BORDER_PATIENCE`."""
-    shares = _border_shares(h, w)[..., first : first + bands]
-    own = np.stack((shares[0::2, int(white) :: 2], shares[1::2, int(not white) :: 2]))
+    own = _of_pass(_border_shares(h, w), number)
     return tuple(np.flatnonzero(own == np.float32(share)) for share in BORDER_PATIENCE)
 
 

@@ -104,7 +104,7 @@ def test_bits_at_borders_count_by_side_and_band() -> None:
         (3, 0): (across, last_across, across),
     }
     assert (shares[..., 3:6] == shares[..., :3]).all()
-    at = octave_chunks._borders(4, 6, 3, 6, True)
+    at = octave_chunks._borders(4, 6, 3)
     assert [len(numbers) for numbers in at] == [20, 6, 16, 6]
     assert np.unique(np.concatenate(at)).size == 48  # 8 of 12 sites lie at a border
 

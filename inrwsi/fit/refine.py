@@ -5,8 +5,8 @@ coefficient tells the networks of those that are coded after it. Here, with the 
 coefficient is moved towards where it would be best given how all the others are coded now, a few times. The format
 knows nothing of it.
 
-On crops of four slides: 1.7 % fewer bits at equal RGB PSNR, for half a second of one core on 256 x 256 pixels; 1.6 % in
-two rounds, for a fifth of a second. Three times the rounds gave nothing more.
+On crops of four slides: 1.9 % fewer bits at equal RGB PSNR, for half a second of one core on 256 x 256 pixels; 1.8 % in
+two rounds, for a fifth of a second (`benchmarks.settings`). Three times the rounds gave nothing more.
 """
 
 from __future__ import annotations
