@@ -207,5 +207,6 @@ def write_view(
                 writer.write(strip)
                 rows += len(strip)
                 progress(Progress("decode", rows * width / 1e6, height * width / 1e6, "Mpx"))
+                del strip  # before the next one is made
             damaged = list(decoder.damaged)
     return damaged

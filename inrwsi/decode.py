@@ -156,13 +156,24 @@ class Decoder:
         step_xy = (l0_wh[0] / w, l0_wh[1] / h) if out_wh else (step, step)
         for y in range(0, h, strip_rows):
             rows = (y, min(y + strip_rows, h))
-            parts = [
-                self._rectangle(l0_xy, step_xy, (x, min(x + COLUMNS_AT_ONCE, w)), rows)
-                for x in range(0, w, COLUMNS_AT_ONCE)
-            ]
-            yield parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+            strip = self._strip(l0_xy, step_xy, w, rows)
+            yield strip
+            del strip  # who asked may have let go of it: the next one need not lie beside it
             if rows[1] < h:  # a view is one strip, and the next view uses the pages again
                 give_back_free_pages()
+
+    def _strip(
+        self, l0_xy: tuple[int, int], step_xy: tuple[float, float], width: int, rows: tuple[int, int]
+    ) -> np.ndarray:
+        """Output `rows` of `width` columns. What is at work around the pixels is of `COLUMNS_AT_ONCE`, however wide."""
+        if width <= COLUMNS_AT_ONCE:
+            return self._rectangle(l0_xy, step_xy, (0, width), rows)
+        strip = np.empty((rows[1] - rows[0], width, self.header.slide.channels), self._dtype)
+        for x in range(0, width, COLUMNS_AT_ONCE):
+            columns = (x, min(x + COLUMNS_AT_ONCE, width))
+            strip[:, slice(*columns)] = self._rectangle(l0_xy, step_xy, columns, rows)
+            give_back_free_pages()
+        return strip
 
     def _size(self, l0_wh: tuple[int, int], step: float, out_wh: tuple[int, int] | None) -> tuple[int, int]:
         if min(l0_wh) < 1:
