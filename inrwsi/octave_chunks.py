@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from inrwsi.coding import lifting, rans, sites, tensors
+from inrwsi.coding import lifting, rans, shifts, sites, tensors
 from inrwsi.coding.tables import FrequencyTables
 from inrwsi.errors import UnsupportedVersion
 from inrwsi.fields import octaves, octaves_prior
@@ -152,7 +152,9 @@ class ChunkCoder:
         decoder = rans.Decoder(stream, self._tables)
         below, features = _parent(parent, mip_wh)
 
-        def read(_number: int, _means: np.ndarray, scales: np.ndarray) -> np.ndarray:
+        def read(number: int, _means: np.ndarray, scales: np.ndarray) -> np.ndarray:
+            if self.model.shifted:
+                scales = shifts.shifted(scales, decoder.decode(shifts.own_scales(PASSES[number][1])))
             symbols = decoder.decode(scales)
             most = int(np.abs(symbols).max())
             if most > MOST_SYMBOL:
@@ -177,7 +179,12 @@ class ChunkCoder:
         said: list[tuple[np.ndarray, np.ndarray]] = []
 
         def choose(number: int, means: np.ndarray, scales: np.ndarray) -> np.ndarray:
-            symbols = _choose(units, number, means, scales, self._limits[int(PASSES[number][0] > 0)])
+            first, bands = PASSES[number][:2]
+            symbols = _choose(units, number, means, scales, self._limits[int(first > 0)])
+            if self.model.shifted:
+                own = shifts.best(symbols, scales, bands, self._tables)
+                said.append((own, shifts.own_scales(bands)))
+                scales = shifts.shifted(scales, own)
             said.append((symbols, scales))
             self.said(symbols, scales)
             return symbols

@@ -115,15 +115,19 @@ def trunk_inputs(below: np.ndarray, features: np.ndarray, steps: np.ndarray, log
 
 
 @njit(**_JIT)
-def place(values: np.ndarray, pass_values: np.ndarray, first_band: int, white: bool) -> None:
-    """Put a pass's coefficients (2, h/2, w/2, bands) int32 at their sites of `values` (h, w, 9)."""
-    _, h, w, bands = pass_values.shape
+def place(values: np.ndarray, symbols: np.ndarray, means: np.ndarray, first_band: int, white: bool) -> None:
+    """Put a pass's coefficients, 16 times its symbols (2, h/2, w/2, bands) and its means, at sites of `values` (h, w, 9).
+
+    All int32.
+    """
+    _, h, w, bands = means.shape
     for half in range(2):
         dx = (1 - half) if white else half
         for i in range(h):
             for x in range(w):
                 for b in range(bands):
-                    values[2 * i + half, 2 * x + dx, first_band + b] = pass_values[half, i, x, b]
+                    found = 16 * symbols[half, i, x, b] + means[half, i, x, b]
+                    values[2 * i + half, 2 * x + dx, first_band + b] = found
 
 
 @njit(**_JIT)

@@ -39,8 +39,8 @@ class FusedNet(IntegerNet):
         for number, (first, bands, white, seen, kernel) in enumerate(PASSES):
             means, scales = self._pass(number, at[int(white)], values, seen, kernel, white)
             symbols = coder(number, means.reshape(-1), scales.reshape(-1))
-            found = (symbols.reshape(means.shape) * 16 + means).reshape(2, h // 2, w // 2, bands)
-            sites.place(values, found, first, white)
+            shape = (2, h // 2, w // 2, bands)
+            sites.place(values, symbols.reshape(shape), means.reshape(shape), first, white)
         return self._pixels(at, below, values, steps, hand_up=hand_up)
 
     def _pass(

@@ -202,8 +202,7 @@ class IntegerNet:
         for number, (first, bands, white, seen, kernel) in enumerate(PASSES):
             mean, scale = self._head(number, at[white], values, seen, kernel, white, bands)
             symbols = coder(number, mean.reshape(-1), scale.reshape(-1))
-            pass_values = symbols.reshape(mean.shape) * 16 + mean
-            sites.place(values, pass_values, first, white)
+            sites.place(values, symbols.reshape(mean.shape), mean, first, white)
         return self._synthesise(trunk, below, values, steps, hand_up=hand_up)
 
     def _head(

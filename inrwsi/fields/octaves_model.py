@@ -15,6 +15,7 @@ LEAST_STEP, MOST_STEP = 512, 200 * STEP_UNIT
 FEATURES = 8
 COARSEST_PX = 16
 ACTIVITY = "activity"
+SHIFTED = "shifted"
 CHUNK_PX = 256
 MOST_INVERSE = 16 * UNIT
 
@@ -31,6 +32,7 @@ class OctavesModel:
         mean: 3 integers, of RGB, in units of 1 / 64 grey level.
         inverse: 9 integers, rows of the inverse of `matrix` in the same units; None where its transpose is that.
         steps: None, the same step everywhere; or `activity`, each site's follows the activity about it.
+        scales: None, scale indices are as the networks say; or `shifted`, each chunk says by how much they are off.
     """
 
     prior: str
@@ -40,12 +42,14 @@ class OctavesModel:
     name: str = "octaves"
     inverse: tuple[int, ...] | None = None
     steps: str | None = None
+    scales: str | None = None
 
     def __post_init__(self) -> None:
         check(self.name == "octaves", "name", self.name, "octaves")
         ok = len(self.prior) in (0, 64) and set(self.prior) <= set("0123456789abcdef")
         check(ok, "prior", self.prior[:80], "64 hexadecimal digits, or empty")
         check(self.steps in (None, ACTIVITY), "steps", self.steps, ACTIVITY)
+        check(self.scales in (None, SHIFTED), "scales", self.scales, SHIFTED)
         check_int("step", self.step, LEAST_STEP, MOST_STEP)
         check(len(self.matrix) == 9, "matrix", len(self.matrix), "9 numbers")
         for value in self.matrix:
@@ -63,6 +67,11 @@ class OctavesModel:
         return self.steps == ACTIVITY
 
     @property
+    def shifted(self) -> bool:
+        """Whether chunks shift the scale indices."""
+        return self.scales == SHIFTED
+
+    @property
     def klt(self) -> Klt:
         """The colour transform."""
         inverse = None if self.inverse is None else _rows(self.inverse)
@@ -70,9 +79,9 @@ class OctavesModel:
 
     @classmethod
     def of(cls, prior: str, step: int, klt: Klt, steps: str | None = None) -> OctavesModel:
-        """With the slide's colour transform."""
+        """What a file is made with now, with the slide's colour transform."""
         inverse = None if klt.inverse is None else sum(klt.inverse, ())
-        return cls(prior, step, sum(klt.matrix, ()), klt.mean, inverse=inverse, steps=steps)
+        return cls(prior, step, sum(klt.matrix, ()), klt.mean, inverse=inverse, steps=steps, scales=SHIFTED)
 
     @property
     def rgb_matrix(self) -> np.ndarray:
