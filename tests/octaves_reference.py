@@ -334,6 +334,7 @@ def decode(
     wh: tuple[int, int],
     *,
     active: bool = False,
+    shifted: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pixels (3, h, w), features (8, h, w) and coefficients (9, sites) of a chunk of octave k below K."""
     w, h = wh
@@ -348,6 +349,12 @@ def decode(
     coefficients = np.zeros((9, len(rows), len(columns)), np.int64)
     for number, (first, bands, colour, seen) in enumerate(PASSES):
         means, indices = net.head(number, trunk, seen_of(coefficients[:seen]))
+        if shifted:
+            narrow, wide = ([stream.symbol(24) for _ in range(bands)] for _ in range(2))
+            assert max(map(abs, narrow + wide)) <= 63
+            for b in range(bands):
+                moved = indices[b] + np.where(indices[b] < 32, narrow[b], wide[b])
+                indices[b] = np.where(indices[b] == 0, 0, moved.clip(1, 63))
         for i, j in sites(len(rows), len(columns), colour):
             for b in range(bands):
                 y = stream.symbol(int(indices[b, i, j]))

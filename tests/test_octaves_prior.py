@@ -154,6 +154,8 @@ def test_the_header_of_the_model_is_strict() -> None:
         ("mean", [-1, 0, 0]),
         ("mean", [0, 0, 16321]),
         ("mean", [0, True, 0]),
+        ("steps", "active"),
+        ("scales", "shift"),
         ("more", 1),
     ):
         with pytest.raises(ConfigError, match=key):

@@ -1,8 +1,8 @@
-"""By how much a chunk's scale indices are off: side information that the chunk brings, in place of networks that know.
+"""By how much a chunk's scale indices are off: side information that the chunk brings, where the networks do not know.
 
-The networks foresee how far coefficients scatter from what lies below a chunk, and are wrong where it is unlike what they
-were trained on: by 0.5 % of bits on slides that they know, 2 % on others. So each band of a pass says by how many scales,
-once for narrow ones and once for wide ones. Their own symbols come first in the pass.
+The networks foresee how far coefficients scatter from what lies below a chunk, and are wrong where it is unlike what
+they were trained on: by 0.5 % of bits on slides that they know, 2 % on others. So each band of a pass says by how many
+scales, once for narrow ones and once for wide ones. These symbols come first in the pass.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def trunk_inputs(below: np.ndarray, features: np.ndarray, steps: np.ndarray, log
 
 @njit(**_JIT)
 def place(values: np.ndarray, symbols: np.ndarray, means: np.ndarray, first_band: int, white: bool) -> None:
-    """Put a pass's coefficients, 16 times its symbols (2, h/2, w/2, bands) and its means, at sites of `values` (h, w, 9).
+    """Put a pass's coefficients, 16 times its symbols (2, h/2, w/2, bands) and its means, in `values` (h, w, 9).
 
     All int32.
     """
