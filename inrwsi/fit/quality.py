@@ -33,11 +33,13 @@ class Round:
     Attributes:
         db: PSNR of the slide before tiles are cut to their part of the error, by the tiles that were fitted.
         tiles: how many these were.
+        short: whether tiles took fewer bits than were wanted, uncut.
     """
 
     bpp: float
     db: float | None = None
     tiles: int = 0
+    short: bool = False
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ class Budget:
     def __init__(self, wanted: float, shares: Sequence[float]) -> None:
         self.wanted, self._shares = wanted, list(shares)
         self.tiles = len(self._shares)
-        self.seen = 0
+        self._uncut: list[int] = []
         self.uncut = self.spent = 0
 
     def aim(self, uncut: int) -> float:
@@ -112,9 +112,20 @@ class Budget:
 
     def spend(self, uncut: int, taken: int) -> None:
         """The next tile is done."""
-        self.seen += 1
+        self._uncut.append(uncut)
         self.uncut += uncut
         self.spent += taken
+
+    @property
+    def seen(self) -> int:
+        """How many tiles are done."""
+        return len(self._uncut)
+
+    @property
+    def found_shares(self) -> list[float]:
+        """Of the tiles that are done, what they took uncut, in place of `shares`: of the same sum."""
+        by = sum(self._shares[: self.seen]) / max(1, self.uncut)
+        return [max(1, uncut) * by for uncut in self._uncut]
 
     @property
     def expected(self) -> float:

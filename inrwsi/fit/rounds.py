@@ -15,12 +15,13 @@ from inrwsi.fit.quality import SURE_DB, Quality, Round
 from inrwsi.fit.rate import Budget, Target, file_bytes
 from inrwsi.options import EncodeOptions
 
-ROUNDS = 4
+ROUNDS = 8
 QUALITY_ROUNDS = 8  # most of them end with their first tiles
 PROBE_TILES = 3  # that show whether a round can meet the target
 _ASIDE = 1.2
 MOST_TILE_PX = 2048
 LEAST_SHARE = 0.8  # of a target's bits, for the least networks: there is more in a file
+SPARE = 1.25  # of what tiles lacked, in the next round: what they have too much is cut, and they rarely take all of it
 MOST_SURPLUS = 1.7  # of what tiles would take over what they may, before smaller ones are better than cut ones
 
 
@@ -45,14 +46,16 @@ class Rounds:
         self._rounds = [Round(first_bpp)]
         self.sizes = self.errors = Budget(0, [])
         self._other_bytes = 0.0
+        self._known: list[float] = []
 
     @property
     def state(self) -> dict[str, Any]:
         """JSON values that `restore` goes on from."""
-        return {"rounds": [asdict(r) for r in self._rounds]}
+        return {"rounds": [asdict(r) for r in self._rounds], "known": self._known}
 
     def restore(self, state: dict[str, Any]) -> None:
         self._rounds = [Round(**r) for r in state["rounds"]]
+        self._known = list(state["known"])
 
     @property
     def bpp(self) -> float:
@@ -73,7 +76,8 @@ class Rounds:
 
         Args:
             other_bytes: of the file, in no payload.
-            shares: of each tile, in the order in which they are fitted: about how they differ in bytes.
+            shares: of each tile, in the order in which they are fitted: about how they differ in bytes, as far as no
+                earlier round knows better. The order is that of the earlier rounds.
             px: pixels of each.
 
         Raises:
@@ -85,24 +89,27 @@ class Rounds:
         wanted = self._target.payload_bytes(other_bytes)
         if self.quality is None and wanted < len(px):
             raise self._target.unreachable(len(px), other_bytes)
-        self.sizes = Budget(wanted, shares)
+        self.sizes = Budget(wanted, [*self._known, *shares[len(self._known) :]])
         self.errors = Budget(0 if self.quality is None else self.quality.tiles_error, px)
 
     def probe(self) -> bool:
         """Whether the tiles so far show that there must be another round, which is then under way.
 
-        Bytes are much alike from tile to tile, and a few tell; errors are not, and each doubling is looked at.
+        Bytes are looked at after the first tiles, and errors, which differ more, with each doubling; so are bytes where
+        they fall short, which no cut mends. A round with fewer bits than one that fell short is not tried.
 
         Raises:
             UsageError: there must be one, and there is none left.
         """
         seen = self.errors.seen
         first = seen == min(PROBE_TILES, self.errors.tiles)
+        doubled = seen > PROBE_TILES and math.log2(seen / PROBE_TILES).is_integer()
         if self.quality is None:
             least = 1 if seen < self.errors.tiles else 0  # after the last tile it counts whether the target is met
-            poor = first and not self._last and not least <= self.sizes.surplus <= MOST_SURPLUS
-            return self._go_on(self.bpp / self.sizes.surplus if poor else None)
-        doubled = seen > PROBE_TILES and math.log2(seen / PROBE_TILES).is_integer()
+            surplus = self.sizes.surplus
+            large = first and surplus > MOST_SURPLUS and self.bpp / surplus > max(self._short_bpp, default=0.0)
+            poor = large or ((first or doubled) and surplus < least)
+            return self._go_on(self._other_bpp(1 / surplus) if poor and not self._last else None)
         short = self.quality.db(self.errors.expected) < self.quality.psnr_db
         return self._go_on(self._better_bpp(self.quality) if first or (doubled and short) else None)
 
@@ -123,12 +130,24 @@ class Rounds:
             return False
         if self._last or not sizes.seen:
             raise self._target.unreachable(sizes.spent, self._other_bytes)
-        return self._go_on(self.bpp * sizes.wanted / sizes.spent)  # not as it was: the next round would be this one
+        return self._go_on(self._other_bpp(sizes.wanted / sizes.spent))  # not as it was: that would be this round again
 
     def _go_on(self, bpp: float | None) -> bool:
         if bpp is not None:
             self._rounds.append(Round(bpp))
+            self._known = max(self._known, self.sizes.found_shares, key=len)
         return bpp is not None
+
+    def _other_bpp(self, times: float) -> float:
+        """So many times the bits, and some to spare where even uncut tiles take too few."""
+        if self.sizes.surplus >= 1:
+            return self.bpp * times
+        self._rounds[-1] = replace(self._rounds[-1], short=True)
+        return self.bpp * times * SPARE
+
+    @property
+    def _short_bpp(self) -> list[float]:
+        return [r.bpp for r in self._rounds if r.short]
 
     def _better_bpp(self, quality: Quality) -> float | None:
         """Of a round that comes nearer, by the tiles so far; None where this one is near enough, or must do.
