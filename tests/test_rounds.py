@@ -129,7 +129,7 @@ def test_rounds_go_on_from_their_state() -> None:
     quality = goal(32)
     whole, begun = rounds_of(quality), rounds_of(quality)
     run(whole, uneven(26, 3))
-    begun.restore({"rounds": whole.state["rounds"][:-1], "known": []})
+    begun.restore({**whole.state, "rounds": whole.state["rounds"][:-1]})
     run(begun, uneven(26, 3))
     assert begun.state == whole.state
 
