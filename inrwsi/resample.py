@@ -90,16 +90,21 @@ def axis_shares(
     if high <= low:
         return out[0], np.zeros((0, source[1] - source[0]))
     edges = start + np.arange(low, high + 1) * step
-    samples = np.arange(source[0], source[1], dtype=np.float64)
+    # Of each output pixel only the samples about it, one more on either side: the last may go on beyond its own end.
+    wide = min(int(np.ceil(step)) + 3, source[1] - source[0])
+    leftmost = np.clip(np.floor(edges[:-1]) - 1, source[0], source[1] - wide)
+    samples = leftmost[:, None] + np.arange(wide)
     count = np.ceil(ends - begins)
-    begin = np.maximum(edges[:-1, None], np.maximum(samples, begins)[None, :])
-    end = np.minimum(edges[1:, None], np.where(samples < count - 1, samples + 1, ends)[None, :])
+    begin = np.maximum(edges[:-1, None], np.maximum(samples, begins))
+    end = np.minimum(edges[1:, None], np.where(samples < count - 1, samples + 1, ends))
     common = end - begin
-    shares = (
+    near = (
         np.rint(np.maximum(common, 0.0) * SHARE)
         if count > 1
         else np.where(common > SLACK * (ends - begins), SHARE, 0.0)
     )
+    shares = np.zeros((high - low, source[1] - source[0]))
+    np.put_along_axis(shares, samples.astype(np.int64) - source[0], near, axis=1)
     return _touched(low, shares, out)
 
 
@@ -309,11 +314,26 @@ def _add(
     channels = total.shape[2]
     whole = line.dtype.type
     for j in range(len(y_spans)):
-        line[:] = 0
-        for y in range(y_spans[j, 0], y_spans[j, 1]):
+        first = y_spans[j, 0]
+        weight = y_weights[j, first]
+        for n in range(line.size):
+            line[n] = whole(weight * whole(rows[first, n]))
+        for y in range(first + 1, y_spans[j, 1]):
             weight = y_weights[j, y]
             for n in range(line.size):
                 line[n] += whole(weight * whole(rows[y, n]))
+        if channels == 3:  # three sums at a time take half the time of one after the other
+            for i in range(len(x_spans)):
+                red, green, blue = np.int64(0), np.int64(0), np.int64(0)
+                for x in range(x_spans[i, 0], x_spans[i, 1]):
+                    across, at = np.int64(x_weights[i, x]), 3 * x
+                    red += across * line[at]
+                    green += across * line[at + 1]
+                    blue += across * line[at + 2]
+                total[first_y + j, first_x + i, 0] += red
+                total[first_y + j, first_x + i, 1] += green
+                total[first_y + j, first_x + i, 2] += blue
+            continue
         for i in range(len(x_spans)):
             for c in range(channels):
                 value = np.int64(0)
