@@ -51,7 +51,7 @@ class FusedNet(IntegerNet):
         bias, scale = self._scaling(f"{name}.features")
         total = _flat(self._bits(f"{name}.features", at))
         if seen:
-            padded = rescale.narrowed(sites.seen_inputs(values, 0, seen, kernel // 2))
+            padded = rescale.seen(values, seen, kernel // 2, sites.SEEN_MAX)
             near = sites.near_inputs(padded, kernel // 2, pass_taps(number), white)
             x = rescale.relu_of_two(total, _flat(self._bits(f"{name}.neighbours", near)), bias, scale)
         else:
