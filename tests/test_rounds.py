@@ -12,7 +12,7 @@ from inrwsi.errors import UsageError
 from inrwsi.fields.models import config_class
 from inrwsi.fit.quality import Quality, Round, psnr_db, squared_error
 from inrwsi.fit.rate import Budget, Cutter, Error, Rate, Target
-from inrwsi.fit.rounds import QUALITY_ROUNDS, Rounds, tile_px_of
+from inrwsi.fit.rounds import ROUNDS, Rounds, tile_px_of
 from inrwsi.options import EncodeOptions
 
 PX, TILES = 128 * 128, 40
@@ -88,7 +88,7 @@ def test_what_no_round_reaches_is_said_at_once() -> None:
         UsageError, match=r"--psnr 40 cannot be reached on this slide with model siren; .* about 3[56]\."
     ):
         run(rounds, lambda bpp, n: 33.0)
-    assert rounds.number < QUALITY_ROUNDS
+    assert rounds.number < ROUNDS
     assert rounds.errors.seen == 3
     assert rounds.bpp == 24
 

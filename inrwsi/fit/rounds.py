@@ -15,8 +15,7 @@ from inrwsi.fit.quality import SURE_DB, Quality, Round
 from inrwsi.fit.rate import Budget, Target, file_bytes
 from inrwsi.options import EncodeOptions
 
-ROUNDS = 8
-QUALITY_ROUNDS = 8  # most of them end with their first tiles
+ROUNDS = 8  # most of them end with their first tiles
 PROBE_TILES = 3  # that show whether a round can meet the target
 _ASIDE = 1.2
 MOST_TILE_PX = 2048
@@ -69,7 +68,7 @@ class Rounds:
 
     @property
     def _last(self) -> bool:
-        return not self._asked or len(self._rounds) == (ROUNDS if self.quality is None else QUALITY_ROUNDS)
+        return not self._asked or len(self._rounds) == ROUNDS
 
     def begin(self, other_bytes: float, shares: list[float], px: list[int]) -> None:
         """Begin the round.
