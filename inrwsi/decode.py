@@ -172,7 +172,8 @@ class Decoder:
         for x in range(0, width, COLUMNS_AT_ONCE):
             columns = (x, min(x + COLUMNS_AT_ONCE, width))
             strip[:, slice(*columns)] = self._rectangle(l0_xy, step_xy, columns, rows)
-            give_back_free_pages()
+            if columns[1] < width:  # after the last, who asked for strips does so
+                give_back_free_pages()
         return strip
 
     def _size(self, l0_wh: tuple[int, int], step: float, out_wh: tuple[int, int] | None) -> tuple[int, int]:

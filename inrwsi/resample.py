@@ -314,11 +314,8 @@ def _add(
     channels = total.shape[2]
     whole = line.dtype.type
     for j in range(len(y_spans)):
-        first = y_spans[j, 0]
-        weight = y_weights[j, first]
-        for n in range(line.size):
-            line[n] = whole(weight * whole(rows[first, n]))
-        for y in range(first + 1, y_spans[j, 1]):
+        line[:] = 0
+        for y in range(y_spans[j, 0], y_spans[j, 1]):
             weight = y_weights[j, y]
             for n in range(line.size):
                 line[n] += whole(weight * whole(rows[y, n]))

@@ -12,6 +12,7 @@ import pytest
 
 import inrwsi
 from inrwsi.coding import rans, shifts
+from inrwsi.encode import encode
 from inrwsi.fields import octaves_prior
 from inrwsi.fields.octaves_integer import PASSES, IntegerNet
 from inrwsi.fields.octaves_model import SHIFTED, Decoded
@@ -154,8 +155,6 @@ def test_what_the_networks_misjudge_costs_less() -> None:
 
 def test_files_are_made_with_shifts(tmp_path: Path) -> None:
     pixels = sample_region((900, 900), (256, 256), size_wh=(2048, 2048), seed=1)
-    from inrwsi.encode import encode
-
     with open_source(pixels, mpp_um=0.5, objective_power=20) as source:
         encode(source, tmp_path / "a.cinr", EncodeOptions(quality=50, effort="fast"))
     with Container.open(tmp_path / "a.cinr") as container:

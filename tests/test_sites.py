@@ -98,9 +98,7 @@ def test_passes_fill_every_coefficient_once(hw: tuple[int, int]) -> None:
         pass_values = np.arange(1, h * w * bands // 2 + 1, dtype=np.int32) + count
         count += pass_values.size
         before = values.copy()
-        means = np.arange(pass_values.size, dtype=np.int32) % 16
-        symbols = (pass_values - means) // 16
-        means += (pass_values - means) % 16
+        symbols, means = np.divmod(pass_values, np.int32(16))
         shape = (2, h // 2, w // 2, bands)
         sites.place(values, symbols.reshape(shape), means.reshape(shape), first, white)
         own = (np.add.outer(np.arange(h), np.arange(w)) % 2 == white)[..., None] & (

@@ -12,11 +12,11 @@ from functools import lru_cache
 import numpy as np
 from numba import njit
 
-from inrwsi.coding.tables import FrequencyTables
+from inrwsi.coding.tables import MOST_SCALES, FrequencyTables
 
 OWN_SCALE = 24  # of the shifts' symbols: 0 costs 0.6 bits, 1 costs 2.7, 4 costs 12
 WIDE_FROM = 32  # one class alone gains a tenth less, and so do two that part at 24 or 38
-LAST_SCALE = 63
+LAST_SCALE = MOST_SCALES - 1
 MOST_SHIFT = 7  # that an encoder looks at
 _COST_UNIT = 256  # of a bit
 _JIT = {"nogil": True, "cache": True, "boundscheck": False}
