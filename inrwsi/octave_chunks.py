@@ -156,7 +156,7 @@ class ChunkCoder:
             if self.model.shifted:
                 scales = shifts.shifted(scales, decoder.decode(shifts.own_scales(PASSES[number][1])))
             symbols = decoder.decode(scales)
-            most = int(np.abs(symbols).max())
+            most = max(int(symbols.max()), -int(symbols.min()))
             if most > MOST_SYMBOL:
                 raise ValueError(f"a coefficient is {most} units from its mean, should be at most {MOST_SYMBOL}")
             return symbols

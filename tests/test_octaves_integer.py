@@ -37,8 +37,9 @@ from tests.octaves_reference import draws
 CPU = torch.device("cpu")
 STEP = 20 * 1024
 WAYS = [(IntegerNet, False), (IntegerNet, True), (FusedNet, False), (FusedNet, True)]  # and bf16 convolutions?
-# Sites. Strided bf16 convolutions of some versions of oneDNN go wrong where their output is one column wide.
-SITES_HW = ((2, 2), (2, 4), (26, 2), (130, 2), (2, 70), (12, 10), (16, 34), (128, 128))
+# Sites; up to FEW_SITES are done in fp32. Strided bf16 convolutions of some versions of oneDNN go wrong where their
+# output is one column wide.
+SITES_HW = ((2, 2), (2, 4), (26, 2), (250, 2), (2, 250), (12, 10), (16, 34), (128, 128))
 GOLDEN = {  # SHA-256 of coefficients (h, w, 9) as <i4, pixels as <i2 and features as u1, one after the other
     0: "5ee081368015575857c6492b6ad2bd809e5fdb577a653ae94140af98b66876b5",
     1: "16aae51db58077326d16a3c70ca7196b97e2a5eca1e615c8390a8bf4a7f3d2c3",
@@ -186,7 +187,8 @@ def test_the_largest_sums_are_exact(sign: int) -> None:
     held = {f"net.0.{name}": array for name, array in net.items()}
     trunk = reference.Net(held, 0, 200 * 1024).trunk(below.astype(np.int64), features.astype(np.int64))
     own = IntegerNet(net, 200 * 1024, CPU, fast=False)
-    x = own._tensor(octaves_integer.sites.trunk_inputs(below, features, *own.at_sites(below)))
+    rows = octaves_integer.sites.trunk_inputs(below, features, *own.at_sites(below))
+    x = torch.from_numpy(rows).float().permute(1, 0, 2)[None]
     for layer in ("trunk1", "trunk2"):
         x = own._relu(layer, octaves_integer._replicate(x))
     assert (x[0].numpy() == trunk).all()

@@ -62,16 +62,17 @@ def test_trunk_inputs(hw: tuple[int, int], step: int) -> None:
         ]
     ).reshape(below.shape)  # fmt: skip
     expected = np.concatenate((grey, high.clip(-255, 255), features)).transpose(1, 2, 0)
-    assert found.dtype == np.float32
-    assert (found == expected).all()
+    assert found.dtype == np.int16
+    assert (found.transpose(0, 2, 1) == expected).all()
     exact = (9 * below.astype(float) - around) / 9 * 128 / step
-    assert np.abs(np.clip(exact, -255, 255) - found[..., 3:6].transpose(2, 0, 1)).max() <= 0.5 + 1e-9
-    assert (sites.trunk_inputs(below, features, steps, logs) == np.concatenate((expected, logs), 2)).all()
+    assert np.abs(np.clip(exact, -255, 255) - found[:, 3:6].transpose(1, 0, 2)).max() <= 0.5 + 1e-9
+    with_logs = sites.trunk_inputs(below, features, steps, logs).transpose(0, 2, 1)
+    assert (with_logs == np.concatenate((expected, logs), 2)).all()
     # A site's high-pass is in its own step.
     steps[hw[0] // 2 :] *= 2
     own = sites.trunk_inputs(below, features, steps, logs)
     twice = sites.trunk_inputs(below, features, np.full(hw, 2 * step, np.int32), logs)
-    assert (own[: hw[0] // 2, :, :14] == expected[: hw[0] // 2]).all()
+    assert (own[: hw[0] // 2, :14].transpose(0, 2, 1) == expected[: hw[0] // 2]).all()
     assert (own[hw[0] // 2 :] == twice[hw[0] // 2 :]).all()
 
 

@@ -7,6 +7,8 @@ level; sums are in 64 bits, so nothing overflows whatever a file says, and every
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
@@ -37,23 +39,22 @@ def _undo(even: np.ndarray, odd: np.ndarray) -> None:
                     odd[i, x] -= np.int32((coefficient * np.int64(even[i, x] + even[j, x]) + _HALF) >> _BITS)
 
 
+@njit(inline="always", **_JIT)
+def _lift(coefficient: int, a: Any, b: Any) -> Any:
+    return np.int32((coefficient * np.int64(a + b) + _HALF) >> _BITS)
+
+
 @njit(**_JIT)
-def _undo_rows(even: np.ndarray, odd: np.ndarray, out: np.ndarray) -> None:
-    """The same along the second axis, into `out` (n, 2 m)."""
-    n, m = even.shape
-    for i in range(n):
-        e, o = even[i], odd[i]
-        for x in range(m):
-            e[x] -= np.int32((_D * np.int64(o[x] + o[max(x - 1, 0)]) + _HALF) >> _BITS)
-        for x in range(m):
-            o[x] -= np.int32((_C * np.int64(e[x] + e[min(x + 1, m - 1)]) + _HALF) >> _BITS)
-        for x in range(m):
-            e[x] -= np.int32((_B * np.int64(o[x] + o[max(x - 1, 0)]) + _HALF) >> _BITS)
-        for x in range(m):
-            o[x] -= np.int32((_A * np.int64(e[x] + e[min(x + 1, m - 1)]) + _HALF) >> _BITS)
-        for x in range(m):
-            out[i, 2 * x] = e[x]
-            out[i, 2 * x + 1] = o[x]
+def _undo_row(even: np.ndarray, odd: np.ndarray) -> None:
+    """The same along a row of two (m,) int32 arrays; the ends apart, or nothing of it would be done in vectors."""
+    last = even.size - 1
+    for coefficient, step in ((_D, _C), (_B, _A)):
+        even[0] -= _lift(coefficient, odd[0], odd[0])
+        for x in range(1, last + 1):
+            even[x] -= _lift(coefficient, odd[x], odd[x - 1])
+        for x in range(last):
+            odd[x] -= _lift(step, even[x], even[x + 1])
+        odd[last] -= _lift(step, even[last], even[last])
 
 
 @njit(**_JIT)
@@ -72,7 +73,6 @@ def inverse97(below: np.ndarray, details: np.ndarray, residual: np.ndarray) -> n
     out = np.empty((3, 2 * h, 2 * w), np.int16)
     low_even, low_odd = np.empty((h, w), np.int32), np.empty((h, w), np.int32)
     high_even, high_odd = np.empty((h, w), np.int32), np.empty((h, w), np.int32)
-    row = np.empty((h, 2 * w), np.int32)
     for c in range(3):
         for i in range(h):
             for x in range(w):
@@ -82,15 +82,15 @@ def inverse97(below: np.ndarray, details: np.ndarray, residual: np.ndarray) -> n
                 high_odd[i, x] = (_DIAGONAL * np.int64(details[c, 2, i, x]) + _HALF) >> _BITS
         _undo(low_even, low_odd)
         _undo(high_even, high_odd)
-        for parity in range(2):
-            if parity == 0:
-                _undo_rows(low_even, high_even, row)
-            else:
-                _undo_rows(low_odd, high_odd, row)
-            for i in range(h):
-                for x in range(2 * w):
-                    value = row[i, x] + residual[c, 2 * i + parity, x]
-                    out[c, 2 * i + parity, x] = min(max(value, -PIXEL_MAX), PIXEL_MAX)
+        for i in range(h):
+            for parity in range(2):
+                even = low_even[i] if parity == 0 else low_odd[i]
+                odd = high_even[i] if parity == 0 else high_odd[i]
+                _undo_row(even, odd)
+                own, more = out[c, 2 * i + parity], residual[c, 2 * i + parity]
+                for x in range(w):
+                    own[2 * x] = min(max(even[x] + more[2 * x], -PIXEL_MAX), PIXEL_MAX)
+                    own[2 * x + 1] = min(max(odd[x] + more[2 * x + 1], -PIXEL_MAX), PIXEL_MAX)
     return out
 
 

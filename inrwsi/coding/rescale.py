@@ -14,6 +14,8 @@ from numba import njit
 
 _JIT = {"nogil": True, "cache": True, "boundscheck": False}
 _MOST = np.float32(255)
+SEEN_MAX = 255
+PAD = 2  # sites about a chunk: what the widest pass sees beyond its border
 
 
 @njit(inline="always", **_JIT)
@@ -33,11 +35,6 @@ def _activation(total: Any, bias: Any, scale: Any) -> Any:
     return min(max(np.rint((total + bias) * scale), np.float32(0)), _MOST)
 
 
-@njit(inline="always", **_JIT)
-def _whole(total: Any, bias: Any, scale: Any, most: Any) -> Any:
-    return min(max(np.int64(np.rint((total + bias) * scale)), -most), most)
-
-
 @njit(**_JIT)
 def _replicate(out: np.ndarray) -> None:
     """Fill the outermost rows and columns of (h + 2, w + 2, C) with their neighbours'."""
@@ -51,44 +48,56 @@ def _replicate(out: np.ndarray) -> None:
 
 
 @njit(**_JIT)
-def padded(values: np.ndarray) -> np.ndarray:
-    """Whole numbers (h, w, C) float32 of at most eight bits to (h + 2, w + 2, C) uint16, replicated about."""
-    h, w, channels = values.shape
+def padded(rows: np.ndarray) -> np.ndarray:
+    """Whole numbers (h, C, w) int16 of at most eight bits to (h + 2, w + 2, C) uint16, replicated about."""
+    h, channels, w = rows.shape
     out = np.empty((h + 2, w + 2, channels), np.uint16)
+    row = np.empty((channels, w), np.uint16)
     for i in range(h):
+        for k in range(channels):
+            for x in range(w):
+                row[k, x] = _narrow(np.float32(rows[i, k, x]))
         for x in range(w):
             for k in range(channels):
-                out[i + 1, x + 1, k] = _narrow(values[i, x, k])
+                out[i + 1, x + 1, k] = row[k, x]
     _replicate(out)
     return out
 
 
-@njit(inline="always", **_JIT)
-def _quarter(value: Any, most: int) -> Any:
-    """The bits of a coefficient in quarters of a unit."""
-    return _narrow(np.float32(min(max((value + 2) >> 2, -most), most)))
-
-
 @njit(**_JIT)
-def seen(values: np.ndarray, bands: int, pad: int, most: int) -> np.ndarray:
-    """(h + 2 pad, w + 2 pad, bands) uint16, zero around, of the first bands; see `sites.seen_inputs`.
+def place(
+    values: np.ndarray, seen: np.ndarray, symbols: np.ndarray, means: np.ndarray, first_band: int, white: bool
+) -> None:
+    """Put a pass's coefficients where they belong, as `sites.place` does, and what networks see of them.
 
     Args:
-        values: (h, w, 9) int32 coefficients in 1 / 16 unit; handed on in quarters of a unit, within `most`.
+        values: (h, w, 9) int32, in 1 / 16 unit.
+        seen: (h + 2 PAD, w + 2 PAD, 9) uint16, zero around: in quarters of a unit, within SEEN_MAX.
+        symbols, means: (2, h / 2, w / 2, bands) int32.
     """
-    h, w, _ = values.shape
-    out = np.zeros((h + 2 * pad, w + 2 * pad, bands), np.uint16)
-    for i in range(h):
-        if bands == 3:  # spelled out they take a third of the time
-            for x in range(w):
-                out[i + pad, x + pad, 0] = _quarter(values[i, x, 0], most)
-                out[i + pad, x + pad, 1] = _quarter(values[i, x, 1], most)
-                out[i + pad, x + pad, 2] = _quarter(values[i, x, 2], most)
-        else:
-            for x in range(w):
-                for b in range(bands):
-                    out[i + pad, x + pad, b] = _quarter(values[i, x, b], most)
-    return out
+    _, h, w, bands = means.shape
+    n = w * bands
+    found, quarters = np.empty(n, np.int32), np.empty(n, np.uint16)  # a row in memory order is done in vectors
+    flat_symbols, flat_means = symbols.reshape(-1), means.reshape(-1)
+    for half in range(2):
+        dx = (1 - half) if white else half
+        for i in range(h):
+            begin = (half * h + i) * n
+            own, mean = flat_symbols[begin : begin + n], flat_means[begin : begin + n]
+            for k in range(n):
+                found[k] = 16 * own[k] + mean[k]
+                quarters[k] = _narrow(np.float32(min(max((found[k] + 2) >> 2, -SEEN_MAX), SEEN_MAX)))
+            value_row, seen_row = values[2 * i + half], seen[2 * i + half + PAD]
+            if bands == 3:  # spelled out they take half the time
+                for x in range(w):
+                    for b in range(3):
+                        value_row[2 * x + dx, first_band + b] = found[3 * x + b]
+                        seen_row[2 * x + dx + PAD, first_band + b] = quarters[3 * x + b]
+            else:
+                for x in range(w):
+                    for b in range(bands):
+                        value_row[2 * x + dx, first_band + b] = found[bands * x + b]
+                        seen_row[2 * x + dx + PAD, first_band + b] = quarters[bands * x + b]
 
 
 @njit(**_JIT)
@@ -142,18 +151,16 @@ def relu_at_sites(total: np.ndarray, bias: np.ndarray, scale: np.ndarray) -> np.
 
 
 @njit(**_JIT)
-def synthesis_inputs(
-    squeezed: np.ndarray, bias: np.ndarray, scale: np.ndarray, values: np.ndarray, most: int
-) -> np.ndarray:
+def synthesis_inputs(squeezed: np.ndarray, bias: np.ndarray, scale: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """(h + 2, w + 2, C + 9) uint16, replicated about: activations of the squeezed trunk, and the coefficients.
 
     Args:
         squeezed: (2, 2, h / 2, w / 2, C) uint16 sums, by site.
         bias, scale: (C,) float32.
-        values: (h, w, 9) int32 coefficients in 1 / 16 unit; handed on in quarters of a unit, within `most`.
+        seen: as `place` fills it.
     """
-    h, w, bands = values.shape
-    channels = squeezed.shape[4]
+    _, _, half_h, half_w, channels = squeezed.shape
+    h, w, bands = 2 * half_h, 2 * half_w, seen.shape[2]
     out = np.empty((h + 2, w + 2, channels + bands), np.uint16)
     for i in range(h):
         half = i & 1
@@ -163,7 +170,7 @@ def synthesis_inputs(
                 total = _wide(squeezed[white, half, i >> 1, x >> 1, k])
                 out[i + 1, x + 1, k] = _narrow(_activation(total, bias[k], scale[k]))
             for b in range(bands):
-                out[i + 1, x + 1, channels + b] = _quarter(values[i, x, b], most)
+                out[i + 1, x + 1, channels + b] = seen[i + PAD, x + PAD, b]
     _replicate(out)
     return out
 
@@ -195,15 +202,20 @@ def means_and_scales(
 @njit(**_JIT)
 def residual_pixels(total: np.ndarray, bias: np.ndarray, scale: np.ndarray, most: int, steps: np.ndarray) -> np.ndarray:
     """(3, 2 h, 2 w) int32 in 1 / 64 grey level of sums (h, w, 12) uint16; see `sites.residual_pixels`."""
-    h, w, _ = total.shape
+    h, w, channels = total.shape
     pixels = np.empty((3, 2 * h, 2 * w), np.int32)
-    for c in range(3):
-        for i in range(h):
+    row, limit = np.empty((w, channels), np.int32), np.float32(most)
+    for i in range(h):
+        for x in range(w):
+            for k in range(channels):
+                value = np.rint((_wide(total[i, x, k]) + bias[k]) * scale[k])
+                row[x, k] = np.int32(min(max(value, -limit), limit))
+        for n in range(6):  # component by component, an upper row and a lower one
+            own = pixels[n >> 1, 2 * i + (n & 1)]
             for x in range(w):
-                for k in range(4):
-                    n = 4 * c + k
-                    value = _whole(_wide(total[i, x, n]), bias[n], scale[n], most) * steps[i, x]
-                    pixels[c, 2 * i + (k >> 1), 2 * x + (k & 1)] = (value + (1 << 11)) >> 12
+                step = np.int64(steps[i, x])
+                own[2 * x] = (row[x, 2 * n] * step + (1 << 11)) >> 12
+                own[2 * x + 1] = (row[x, 2 * n + 1] * step + (1 << 11)) >> 12
     return pixels
 
 

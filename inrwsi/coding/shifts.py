@@ -45,11 +45,7 @@ def shifted(scales: np.ndarray, shifts: np.ndarray) -> np.ndarray:
         raise ValueError(f"scales shift by {most}, should by at most {LAST_SCALE}")
     if most == 0:
         return scales
-    indices = np.arange(LAST_SCALE + 1)
-    narrow, wide = shifts.reshape(2, -1, 1)
-    moved = (indices + np.where(indices < WIDE_FROM, narrow, wide)).clip(1, LAST_SCALE)
-    moved[:, 0] = 0
-    return _looked_up(scales, moved.astype(np.uint8))
+    return _shifted(scales, shifts)
 
 
 def best(symbols: np.ndarray, scales: np.ndarray, bands: int, tables: FrequencyTables) -> np.ndarray:
@@ -71,8 +67,13 @@ def _costs_by_shift(tables: FrequencyTables) -> np.ndarray:
 
 
 @njit(**_JIT)
-def _looked_up(scales: np.ndarray, moved: np.ndarray) -> np.ndarray:
-    bands = len(moved)
+def _shifted(scales: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    bands = len(shifts) // 2
+    moved = np.zeros((bands, LAST_SCALE + 1), np.uint8)
+    for b in range(bands):
+        for scale in range(1, LAST_SCALE + 1):
+            shift = shifts[b + bands] if scale >= WIDE_FROM else shifts[b]
+            moved[b, scale] = min(max(scale + shift, 1), LAST_SCALE)
     out = np.empty(len(scales), np.uint8)
     for begin in range(0, len(scales), bands):
         for b in range(bands):

@@ -77,7 +77,7 @@ def activity(brightness: np.ndarray, floors: np.ndarray) -> np.ndarray:
 
 @njit(**_JIT)
 def trunk_inputs(below: np.ndarray, features: np.ndarray, steps: np.ndarray, logs: np.ndarray) -> np.ndarray:
-    """(h, w, 6 + F + L) float32 integers: below in grey levels, its high-pass in 1 / 8 step, features, and logarithms.
+    """(h, 6 + F + L, w) int16: below in grey levels, its high-pass in 1 / 8 step, features, and logarithms.
 
     Args:
         below: (3, h, w) int16.
@@ -86,31 +86,28 @@ def trunk_inputs(below: np.ndarray, features: np.ndarray, steps: np.ndarray, log
         logs: (h, w, L) int16, of the steps: none where they are the same everywhere.
     """
     count, h, w = features.shape
-    out = np.empty((h, w, 6 + count + logs.shape[2]), np.float32)
-    # Floored quotients of whole numbers below 2^32, by doubles: one that is no whole number lies further from the next
-    # one than a double's rounding takes it.
-    for c in range(3):
-        for i in range(h):
-            up, down = max(i - 1, 0), min(i + 1, h - 1)
+    out = np.empty((h, 6 + count + logs.shape[2], w), np.int16)
+    column = np.empty(w + 2, np.int32)  # sums of three pixels down
+    for i in range(h):
+        row, up, down = out[i], max(i - 1, 0), min(i + 1, h - 1)
+        for c in range(3):
             for x in range(w):
-                left, right = max(x - 1, 0), min(x + 1, w - 1)
-                total = np.int64(0)
-                for k in (up, i, down):
-                    total += np.int64(below[c, k, left]) + below[c, k, x] + below[c, k, right]
-                here = np.int64(below[c, i, x])
-                # (9 here - total) / 9 is in 1 / 64 grey; times 8 a step
-                step = np.int64(steps[i, x])
-                high = np.floor(np.float64((9 * here - total) * 128 * 2 + 9 * step) / np.float64(18 * step))
-                out[i, x, c] = min(max((here + 32) >> 6, -SEEN_MAX), SEEN_MAX)
-                out[i, x, 3 + c] = min(max(high, -SEEN_MAX), SEEN_MAX)
-    for c in range(count):
-        for i in range(h):
+                column[x + 1] = np.int32(below[c, up, x]) + np.int32(below[c, i, x]) + np.int32(below[c, down, x])
+            column[0], column[w + 1] = column[1], column[w]
             for x in range(w):
-                out[i, x, 6 + c] = features[c, i, x]
-    for c in range(logs.shape[2]):
-        for i in range(h):
+                here, step = np.int32(below[c, i, x]), np.float64(steps[i, x])
+                # (9 here - total) / 9 is in 1 / 64 grey; times 8 a step. The floored quotient of whole numbers below
+                # 2^32, by doubles: one that is no whole number lies further from the next than a double's rounding.
+                more = 9 * here - (column[x] + column[x + 1] + column[x + 2])
+                high = np.floor((np.float64(more) * 256 + 9 * step) / (18 * step))
+                row[c, x] = min(max((here + 32) >> 6, -SEEN_MAX), SEEN_MAX)
+                row[3 + c, x] = np.int16(min(max(high, -SEEN_MAX), SEEN_MAX))
+        for c in range(count):
             for x in range(w):
-                out[i, x, 6 + count + c] = logs[i, x, c]
+                row[6 + c, x] = features[c, i, x]
+        for c in range(logs.shape[2]):
+            for x in range(w):
+                row[6 + count + c, x] = logs[i, x, c]
     return out
 
 

@@ -5,6 +5,9 @@ The same integers as `octaves_integer`, which other devices use, in half the tim
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -23,71 +26,101 @@ from inrwsi.fields.octaves_integer import (
 )
 from inrwsi.fields.octaves_model import Decoded
 
+_Weights = Mapping[str, Tensor]
+
+FEW_SITES = 400  # of which fp32 takes less time than bf16's set-up; bf16 products below 4096 are another library's
+
 
 class FusedNet(IntegerNet):
     """An `IntegerNet` for the CPU."""
+
+    def __init__(
+        self, tensors: Mapping[str, np.ndarray], step: int, device: torch.device, *, fast: bool, active: bool = False
+    ) -> None:
+        super().__init__(tensors, step, device, fast=fast, active=active)
+        self._typed = {dtype: self._weights_as(dtype) for dtype in {self._dtype, torch.float32}}
+        self._scaling = {
+            name: (layer.bias.view(-1).numpy(), layer.scale.view(-1).numpy()) for name, layer in self._layers.items()
+        }
+
+    def _weights_as(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Of each layer: as a convolution takes them; of 1 x 1, as a product of matrices does, in half the time."""
+        typed = {name: layer.weight.to(dtype) for name, layer in self._layers.items()}
+        return {name: w if w.shape[-1] > 1 else w[:, :, 0, 0].t().contiguous() for name, w in typed.items()}
 
     @torch.inference_mode()
     def run(self, below: np.ndarray, features: np.ndarray, coder: Coder, *, hand_up: bool) -> Decoded:
         """As `IntegerNet.run`."""
         _, h, w = below.shape
+        weights = self._typed[torch.float32 if h * w <= FEW_SITES else self._dtype]
         steps, logs = self.at_sites(below)
         x = rescale.padded(sites.trunk_inputs(below, features, steps, logs))
-        x = rescale.relu_padded(self._bits("trunk1", x), *self._scaling("trunk1"))
-        at = rescale.relu_at_sites(self._bits("trunk2", x), *self._scaling("trunk2"))
+        x = rescale.relu_padded(_sums(weights["trunk1"], x), *self._scaling["trunk1"])
+        at = rescale.relu_at_sites(_sums(weights["trunk2"], x), *self._scaling["trunk2"])
         values = np.zeros((h, w, 9), np.int32)
-        for number, (first, bands, white, seen, kernel) in enumerate(PASSES):
-            means, scales = self._pass(number, at[int(white)], values, seen, kernel, white)
+        seen = np.zeros((h + 2 * rescale.PAD, w + 2 * rescale.PAD, 9), np.uint16)
+        for number, (first, bands, white, _, _) in enumerate(PASSES):
+            means, scales = self._pass(weights, number, at[int(white)], seen)
             symbols = coder(number, means.reshape(-1), scales.reshape(-1))
             shape = (2, h // 2, w // 2, bands)
-            sites.place(values, symbols.reshape(shape), means.reshape(shape), first, white)
-        return self._pixels(at, below, values, steps, hand_up=hand_up)
+            rescale.place(values, seen, symbols.reshape(shape), means.reshape(shape), first, white)
+        return self._pixels(weights, at, below, values, seen, steps, hand_up=hand_up)
 
-    def _pass(
-        self, number: int, at: np.ndarray, values: np.ndarray, seen: int, kernel: int, white: bool
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _pass(self, weights: _Weights, number: int, at: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Means (n, bands) int32 and scale indices uint8 of a pass, at its sites."""
-        name = f"heads.{number}"
-        bias, scale = self._scaling(f"{name}.features")
-        total = _flat(self._bits(f"{name}.features", at))
-        if seen:
-            padded = rescale.seen(values, seen, kernel // 2, sites.SEEN_MAX)
-            near = sites.near_inputs(padded, kernel // 2, pass_taps(number), white)
-            x = rescale.relu_of_two(total, _flat(self._bits(f"{name}.neighbours", near)), bias, scale)
+        name, white = f"heads.{number}", PASSES[number][2]
+        scaling = self._scaling[f"{name}.features"]
+        total = _sums(weights[f"{name}.features"], _flat(at))
+        if number:
+            near = _flat(sites.near_inputs(seen, rescale.PAD, _taps(number), white))
+            x = rescale.relu_of_two(total, _sums(weights[f"{name}.neighbours"], near), *scaling)
         else:
-            x = rescale.relu(total, bias, scale)
-        shape = (*at.shape[:-1], x.shape[1])
-        hidden = _flat(self._bits(f"{name}.hidden", x.reshape(shape)))
-        x = rescale.relu(hidden, *self._scaling(f"{name}.hidden"))
-        out = _flat(self._bits(f"{name}.out", x.reshape(shape)))
-        return rescale.means_and_scales(out, *self._scaling(f"{name}.out"), MEAN_MAX, SCALE_OFFSET, SCALES)
+            x = rescale.relu(total, *scaling)
+        x = rescale.relu(_sums(weights[f"{name}.hidden"], x), *self._scaling[f"{name}.hidden"])
+        out = _sums(weights[f"{name}.out"], x)
+        return rescale.means_and_scales(out, *self._scaling[f"{name}.out"], MEAN_MAX, SCALE_OFFSET, SCALES)
 
     def _pixels(
-        self, at: np.ndarray, below: np.ndarray, values: np.ndarray, steps: np.ndarray, *, hand_up: bool
+        self,
+        weights: _Weights,
+        at: np.ndarray,
+        below: np.ndarray,
+        values: np.ndarray,
+        seen: np.ndarray,
+        steps: np.ndarray,
+        *,
+        hand_up: bool,
     ) -> Decoded:
-        squeezed = self._bits("squeeze", at.reshape(4, *at.shape[2:])).reshape(*at.shape[:-1], -1)
-        x = rescale.synthesis_inputs(squeezed, *self._scaling("squeeze"), values, sites.SEEN_MAX)
-        x = rescale.relu_padded(self._bits("synthesis1", x), *self._scaling("synthesis1"))
-        total = self._bits("synthesis2", x)
-        x = rescale.relu(_flat(total), *self._scaling("synthesis2")).reshape(total.shape)
-        out = self._bits("pixels", x)
-        residual = rescale.residual_pixels(out, *self._scaling("pixels"), PIXEL_OUT_MAX, steps)
+        squeezed = _sums(weights["squeeze"], _flat(at)).reshape(*at.shape[:-1], -1)
+        x = rescale.synthesis_inputs(squeezed, *self._scaling["squeeze"], seen)
+        x = rescale.relu_padded(_sums(weights["synthesis1"], x), *self._scaling["synthesis1"])
+        x = rescale.relu(_flat(_sums(weights["synthesis2"], x)), *self._scaling["synthesis2"])
+        out = _sums(weights["pixels"], x).reshape(*steps.shape, -1)
+        residual = rescale.residual_pixels(out, *self._scaling["pixels"], PIXEL_OUT_MAX, steps)
         pixels = lifting.inverse97(below, sites.dequantise(values, self._inverse, steps), residual)
         if not hand_up:
             return Decoded(pixels, None)
-        return Decoded(pixels, rescale.shuffled_features(self._bits("up", x), *self._scaling("up")))
+        up = _sums(weights["up"], x).reshape(*steps.shape, -1)
+        return Decoded(pixels, rescale.shuffled_features(up, *self._scaling["up"]))
 
-    def _scaling(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        layer = self._layers[name]
-        return layer.bias.view(-1).numpy(), layer.scale.view(-1).numpy()
 
-    def _bits(self, name: str, x: np.ndarray) -> np.ndarray:
-        """A convolution without padding of ([B,] h, w, C) uint16: its sums ([B,] h', w', C') uint16."""
-        batch = torch.from_numpy(x.reshape(-1, *x.shape[-3:])).view(torch.bfloat16).permute(0, 3, 1, 2)
-        total: Tensor = F.conv2d(batch.to(self._dtype), self._layers[name].weight).bfloat16()
-        found = total.permute(0, 2, 3, 1).contiguous().view(torch.uint16).numpy()
-        return found if x.ndim == 4 else found[0]
+def _sums(weight: Tensor, x: np.ndarray) -> np.ndarray:
+    """A layer's sums in uint16: (n, C') of (n, C), or (h - 2, w - 2, C') of (h, w, C) by a convolution of 3 x 3."""
+    given = torch.from_numpy(x).view(torch.bfloat16).to(weight.dtype)
+    if x.ndim == 2:
+        total = torch.mm(given, weight)
+    else:
+        total = F.conv2d(given.permute(2, 0, 1)[None], weight)[0].permute(1, 2, 0).contiguous()
+    return total.bfloat16().view(torch.uint16).numpy()
 
 
 def _flat(x: np.ndarray) -> np.ndarray:
     return x.reshape(-1, x.shape[-1])
+
+
+@lru_cache
+def _taps(number: int) -> np.ndarray:
+    """`pass_taps` about a site with PAD sites about the chunk, where the pass's own kernel has fewer."""
+    taps = pass_taps(number).copy()
+    taps[:, :2] += rescale.PAD - PASSES[number][4] // 2
+    return taps

@@ -195,7 +195,8 @@ class IntegerNet:
         """
         _, h, w = below.shape
         steps, logs = self.at_sites(below)
-        x = self._tensor(sites.trunk_inputs(below, features, steps, logs))
+        rows = torch.from_numpy(sites.trunk_inputs(below, features, steps, logs))
+        x = rows.to(self._device, self._dtype).permute(1, 0, 2)[None]
         trunk = self._relu("trunk2", _replicate(self._relu("trunk1", _replicate(x))))
         at = (_sites(trunk, False), _sites(trunk, True))
         values = np.zeros((h, w, 9), np.int32)
