@@ -38,7 +38,7 @@ def keep_free_pages() -> None:
 
     A chunk's arrays are of about a megabyte, and all of them are free before the next chunk. As it comes, glibc then
     gives their pages back, and has every one of them from the system again: 1,200 a chunk, with threads that wait for
-    one another meanwhile, a fifth of the time of decoding in two threads.
+    one another meanwhile, up to a fifth of the time of decoding in two threads.
     """
     library = _libc()
     if library is not None:
