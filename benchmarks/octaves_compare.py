@@ -173,6 +173,7 @@ def _speed_bars(speed: Speed) -> list[Verdict]:
         *found,
         _bar("cold 512x512, native, ms", native.ms.median, COLD_MS, COLD_AIM_MS),
         _bar("slowest view, times native", slowest.to_native, MOST_VIEW_RATIO, note=slowest.label),
+        _bar("slowest view, ms", slowest.ms.median, MOST_VIEW_RATIO * COLD_MS, note=slowest.label),
         _bar("networks, kMAC a pixel", speed.mac_per_px / 1000, MOST_KMAC),
         _bar("entropy decoder, Msymbol/s a core", speed.msymbol_s["decode"], LEAST_MSYMBOL_S, above=True),
     ]

@@ -131,6 +131,8 @@ def test_bars_of_times() -> None:
     assert (cold.value, cold.met, cold.aim_met) == (30.0, True, False)
     slowest = bars["slowest view, times native"]
     assert (slowest.value, slowest.met, slowest.note) == (3.0, False, "1:1.9")
+    in_ms = bars["slowest view, ms"]  # by the clock, of which a faster native view takes nothing away
+    assert (in_ms.value, in_ms.must, in_ms.met) == (30.0, 200.0, True)
     assert bars["networks, kMAC a pixel"].met
     assert bars["entropy decoder, Msymbol/s a core"].met
 

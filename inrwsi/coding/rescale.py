@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from inrwsi.coding.sites import SEEN_MAX
+
 _JIT = {"nogil": True, "cache": True, "boundscheck": False}
 _MOST = np.float32(255)
-SEEN_MAX = 255
 PAD = 2  # sites about a chunk: what the widest pass sees beyond its border
 
 
@@ -102,24 +103,22 @@ def place(
 
 @njit(**_JIT)
 def relu(total: np.ndarray, bias: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Activations (n, C) uint16 of sums (n, C) uint16; bias and scale (C,) float32."""
+    """Activations of sums (n, C) uint16, in their place; bias and scale (C,) float32."""
     n, channels = total.shape
-    out = np.empty((n, channels), np.uint16)
     for i in range(n):
         for k in range(channels):
-            out[i, k] = _narrow(_activation(_wide(total[i, k]), bias[k], scale[k]))
-    return out
+            total[i, k] = _narrow(_activation(_wide(total[i, k]), bias[k], scale[k]))
+    return total
 
 
 @njit(**_JIT)
 def relu_of_two(total: np.ndarray, other: np.ndarray, bias: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """The same of two sums that are added."""
+    """The same of two sums that are added, in the place of the first."""
     n, channels = total.shape
-    out = np.empty((n, channels), np.uint16)
     for i in range(n):
         for k in range(channels):
-            out[i, k] = _narrow(_activation(_wide(total[i, k]) + _wide(other[i, k]), bias[k], scale[k]))
-    return out
+            total[i, k] = _narrow(_activation(_wide(total[i, k]) + _wide(other[i, k]), bias[k], scale[k]))
+    return total
 
 
 @njit(**_JIT)
