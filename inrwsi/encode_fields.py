@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import struct
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -85,7 +86,7 @@ def encode(task: Task) -> Outcome:
     return Outcome(cinr_bytes, coder.header.chunk_count - len(coder.coded), len(coder.coded), coder.psnr_db)
 
 
-class _Coder(Generic[C]):
+class _Coder(ABC, Generic[C]):
     """The stages of one encoding; each goes on from what the job holds."""
 
     margin = 1.05  # of the preset over what is wanted, so that tiles are cut and not short
@@ -299,13 +300,13 @@ class _Coder(Generic[C]):
     def _tile_mpx(self, number: int) -> float:
         return self._px(number) * self.settings.passes / 1e6
 
+    @abstractmethod
     def _share(self, number: int) -> float:
         """About what a tile takes uncut, where a whole one takes 1."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _fit_tile(self, number: int, rate: Rate) -> Iterator[Fitted]:
         """(pixels fitted, mean squared error, None) a step, and last with the tensors of the tile."""
-        raise NotImplementedError
 
     def _numbers(self) -> range:
         return range(self.header.chunk_count)

@@ -6,6 +6,7 @@ Whole activations lie within +-127, ReLU's within 0..255; a sine or cosine is lo
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from functools import lru_cache
 from typing import Any
 
@@ -24,7 +25,7 @@ SAMPLES_A_UNIT = LEVEL_MAX / 2
 SHARE_BITS = 24
 
 
-class Activation:
+class Activation(ABC):
     """One kind. `exact` and `samples` are what a file decodes to; `soft` and `soft_samples` what the fit sees of it.
 
     Attributes:
@@ -42,17 +43,17 @@ class Activation:
     period: int | None = None
     sample_zero: float = ZERO_LEVEL
 
+    @abstractmethod
     def real(self, x: Tensor) -> Tensor:
         """On floats, as the paper has it; `x` is already multiplied by omega."""
-        raise NotImplementedError
 
+    @abstractmethod
     def exact(self, v: Tensor) -> Tensor:
         """Whole numbers to whole activations."""
-        raise NotImplementedError
 
+    @abstractmethod
     def soft(self, v: Tensor) -> Tensor:
         """`exact` of the rounded `v`, with the gradient of what it rounds."""
-        raise NotImplementedError
 
     def last_steps(self, ranges: Ranges) -> list[float]:
         """`steps` of the last layer, which gives samples, a channel: a real unit is half the range."""

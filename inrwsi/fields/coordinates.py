@@ -7,6 +7,7 @@ has them, in units of 2^-15.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -144,9 +145,9 @@ class CoordinateConfig(FieldConfig):
         return Identity()
 
     @classmethod
+    @abstractmethod
     def of_width(cls, width: int, channels: int, weight_bits: int) -> Self:
         """The preset with hidden layers of that width."""
-        raise NotImplementedError
 
     @classmethod
     def for_bpp(cls, bpp: float, tile_px: int, channels: int = 3, weight_bits: int = 8) -> Self:

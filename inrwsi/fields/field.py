@@ -11,6 +11,7 @@ asked with.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -85,7 +86,7 @@ class Tile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FieldConfig:
+class FieldConfig(ABC):
     """The model's part of the header. A subclass of one of `tables.TableConfig` and `coordinates.CoordinateConfig`.
 
     Attributes:
@@ -122,42 +123,42 @@ class FieldConfig:
                 check(0 <= low <= high - LEVEL_MAX and high <= DEEP_MAX, "ranges", (low, high), want)
 
     @classmethod
+    @abstractmethod
     def for_bpp(cls, bpp: float, tile_px: int, channels: int, weight_bits: int) -> Self:
         """The config that spends about `bpp` bits a pixel on a tile; rather more than less.
 
         Raises:
             UsageError: the model cannot be that small.
         """
-        raise NotImplementedError
 
     @classmethod
     def least_bpp(cls, tile_px: int, channels: int, weight_bits: int) -> float:
         """Bits a pixel of a tile below which `for_bpp` has nothing."""
         return 0.0
 
+    @abstractmethod
     def layers(self) -> Layers:
         """The network."""
-        raise NotImplementedError
 
+    @abstractmethod
     def slide_tensors(self) -> Expected:
         """What the file holds once a slide: name to (shape, dtype). Empty: there is no section of weights."""
-        raise NotImplementedError
 
     def slide_from(self, tensors: Mapping[str, np.ndarray], device: torch.device) -> Tile:
         """What all tiles share, from the tensors of `slide_tensors`; only of models that have some."""
         raise NotImplementedError
 
+    @abstractmethod
     def tile_tensors(self) -> Expected:
         """What a coded chunk's payload holds: name to (shape, dtype)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tile_from(self, slide: Tile | None, tensors: Mapping[str, np.ndarray], device: torch.device) -> Tile:
         """The tensors of `tile_tensors` as what a tile is decoded from; ValueError where they are not of the spec."""
-        raise NotImplementedError
 
+    @abstractmethod
     def inputs(self, tile: Tile, tile_px: int, rows: Span, columns: Span) -> Tensor:
         """The network's input, (1, n, rows, columns) fp32 whole numbers."""
-        raise NotImplementedError
 
     @property
     def sample_ranges(self) -> Ranges:
