@@ -1,4 +1,4 @@
-"""What the C library's heap keeps, and giving it back while long work runs."""
+"""Giving memory back while long work runs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,6 @@ import ctypes
 import sys
 from functools import lru_cache
 from typing import Any
-
-# Of glibc's mallopt: what is larger is a map of its own, and how much may be free at a heap's end.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_OWN_MAP_BYTES, _KEPT_BYTES = 16 << 20, 32 << 20
 
 
 @lru_cache(maxsize=1)
@@ -30,17 +26,3 @@ def give_back_free_pages() -> None:
     library = _libc()
     if library is not None:
         library.malloc_trim(0)
-
-
-@lru_cache(maxsize=1)
-def keep_free_pages() -> None:
-    """Let each thread's heap keep up to 32 MB that are free, for all of this process; nothing where it cannot.
-
-    A chunk's arrays are of about a megabyte, and all of them are free before the next chunk. As it comes, glibc then
-    gives their pages back, and has every one of them from the system again: 1,200 a chunk, with threads that wait for
-    one another meanwhile, up to a fifth of the time of decoding in two threads.
-    """
-    library = _libc()
-    if library is not None:
-        library.mallopt(_MMAP_THRESHOLD, _OWN_MAP_BYTES)
-        library.mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)

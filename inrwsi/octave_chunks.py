@@ -19,7 +19,6 @@ from inrwsi.fields.octaves_model import COARSEST_PX, FEATURES, STEP_UNIT, Decode
 from inrwsi.fields.wavelet import border_details, forward97
 from inrwsi.fit.deltas import apply_deltas
 from inrwsi.fit.refine import Refiner
-from inrwsi.memory import keep_free_pages
 
 # What bits of brightness and of colour count when a symbol is chosen, against what they counted in training: at a step
 # of six grey levels, and what a step twice as coarse adds. Against 1 and 1.75 at every step, at equal PSNR and on seven
@@ -79,7 +78,6 @@ class ChunkCoder:
                 f"the file was made with prior {model.prior[:16]}, which this build does not have; it needs a "
                 "newer inrwsi"
             )
-        keep_free_pages()
         self.model, self._device = model, device
         self._weights = _weights_of(prior, weights)
         self._tables = prior.tables
