@@ -2,9 +2,10 @@
 
     python -m benchmarks.entropy_speed [--symbols 147456] [--repeats 20] [--seed 0] [--out DIR]
 
-Symbols are rounded logistic variables in 63 scales from 0.05 to 20, near ones of like scale, a part of them skipped.
-One core each. constriction gets the easier task: the symbols of each scale in one call, the skipped ones left out. The
-JSON goes to DIR/entropy_speed.json.
+Symbols are rounded logistic variables in 63 scales from 0.05 to 20, near ones of like scale, a part of them skipped,
+and read as those that a trellis chose: the row of each follows from the ones before it. One core each. constriction
+gets the easier task: the symbols of each row in one call, the skipped ones left out. The JSON goes to
+DIR/entropy_speed.json.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from typing import Any
 import click
 import numpy as np
 
+from inrwsi.coding import trellis
 from inrwsi.coding.rans import Decoder, encode
 from inrwsi.coding.tables import TOTAL, FrequencyTables, logistic_pmf, quantise_pmf
 from inrwsi.config import to_dict
@@ -61,12 +64,28 @@ def main(symbols: int, repeats: int, seed: int, out: Path) -> None:
 
 def throughput(n_symbols: int, seed: int, *, repeats: int = 20) -> dict[str, dict[str, Any]]:
     """Millions of symbols a second (skipped ones too), bytes, and bits a symbol, for each of `MEAN_LOG_SCALES`."""
-    return {name: measure(*stream(n_symbols, seed, mean), repeats) for name, mean in MEAN_LOG_SCALES.items()}
+    return {name: measure(stream(n_symbols, seed, mean), repeats) for name, mean in MEAN_LOG_SCALES.items()}
 
 
-def stream(n: int, seed: int, mean_log_scale: float) -> tuple[np.ndarray, np.ndarray, FrequencyTables]:
-    """(n,) int32 symbols, (n,) uint8 scale indices, and their tables."""
-    tables = FrequencyTables.from_frequencies(quantise_pmf(logistic_pmf(np.concatenate(([1.0], SCALES)), LIMIT)))
+@dataclass(frozen=True)
+class Stream:
+    """Symbols (n,) int32, their scale indices (n,) uint8, which are of the second quantiser, and the tables of both."""
+
+    symbols: np.ndarray
+    scales: np.ndarray
+    second: np.ndarray
+    tables: FrequencyTables
+
+    @property
+    def rows(self) -> np.ndarray:
+        """(n,) uint8, of the tables."""
+        return self.scales + self.second * np.uint8(self.tables.n_scales)
+
+
+def stream(n: int, seed: int, mean_log_scale: float) -> Stream:
+    """Symbols as a trellis might have chosen them."""
+    rows = quantise_pmf(logistic_pmf(np.concatenate(([1.0], SCALES)), LIMIT))
+    tables = FrequencyTables.from_frequencies(np.concatenate((rows, rows)))
     rng = np.random.default_rng(seed)
     around = np.repeat(rng.normal(mean_log_scale, 1.2, n // 16 + 1), 16)[:n] + rng.normal(0, 0.4, n)
     scales = np.clip(np.searchsorted(np.log(SCALES), around) + 1, 1, 63).astype(np.uint8)
@@ -75,16 +94,29 @@ def stream(n: int, seed: int, mean_log_scale: float) -> tuple[np.ndarray, np.nda
     symbols[skipped], scales[skipped] = 0, 0
     # constriction's models hold no escape: what has no frequency is left out of both
     symbols[tables.frequencies[scales, symbols + LIMIT] == 0] = 0
-    return symbols, scales, tables
+    return Stream(symbols, scales, walked(symbols, scales), tables)
 
 
-def measure(symbols: np.ndarray, scales: np.ndarray, tables: FrequencyTables, repeats: int) -> dict[str, Any]:
+def walked(symbols: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """(n,) uint8: 1 where the walk through the symbols before it leads to the second quantiser."""
+    second, states = np.zeros(len(symbols), np.uint8), [0] * trellis.PATHS
+    walk = trellis.WALK.tolist()
+    for count, i in enumerate(np.flatnonzero(scales).tolist()):
+        path = count % trellis.PATHS
+        second[i] = states[path] & 1
+        states[path] = walk[states[path]][int(symbols[i]) & 1]
+    return second
+
+
+def measure(given: Stream, repeats: int) -> dict[str, Any]:
     """One stream, both coders by turns, so that what else the machine does falls on both."""
-    payload = encode(symbols, scales, tables)
-    by_scale = {row: symbols[scales == row] + LIMIT for row in range(1, tables.n_scales) if (scales == row).any()}
+    symbols, scales, tables, rows = given.symbols, given.scales, given.tables, given.rows
+    payload = encode(symbols, rows, tables)
+    coded = np.unique(rows[scales > 0]).tolist()
+    by_scale = {row: symbols[(rows == row) & (scales > 0)] + LIMIT for row in coded}
     models = constriction_models(tables)
     theirs = constriction_encode(by_scale, models)
-    if not np.array_equal(ours_decode(payload, scales, tables), symbols):
+    if not np.array_equal(ours_decode(payload, scales, tables), trellis.values(symbols, given.second)):
         raise RuntimeError("our coder did not give its symbols back")
     found = constriction_decode(theirs, by_scale, models)
     if any(not np.array_equal(found[row], part) for row, part in by_scale.items()):
@@ -92,7 +124,7 @@ def measure(symbols: np.ndarray, scales: np.ndarray, tables: FrequencyTables, re
     seconds = fastest(
         {
             "decode": lambda: ours_decode(payload, scales, tables),
-            "encode": lambda: encode(symbols, scales, tables),
+            "encode": lambda: encode(symbols, rows, tables),
             "constriction_decode": lambda: constriction_decode(theirs, by_scale, models),
             "constriction_encode": lambda: constriction_encode(by_scale, models),
         },
@@ -105,7 +137,7 @@ def measure(symbols: np.ndarray, scales: np.ndarray, tables: FrequencyTables, re
         **{f"{name}_msymbol_s": round(symbols.size / s / 1e6, 1) for name, s in seconds.items()},
         "payload_bytes": len(payload),
         "constriction_bytes": theirs.nbytes,
-        "ideal_bytes": round(float(tables.bits()[scales, symbols + LIMIT].sum()) / 8, 1),
+        "ideal_bytes": round(float(tables.bits()[rows, symbols + LIMIT].sum()) / 8, 1),
     }
 
 
@@ -121,11 +153,11 @@ def fastest(work: dict[str, Callable[[], object]], repeats: int) -> dict[str, fl
 
 
 def ours_decode(payload: bytes, scales: np.ndarray, tables: FrequencyTables) -> np.ndarray:
-    """All symbols, with the check at the end."""
+    """What all symbols stand for, with the check at the end."""
     decoder = Decoder(payload, tables)
-    symbols = decoder.decode(scales)
+    values = decoder.decode(scales, trellis=True)
     decoder.finish()
-    return symbols
+    return values
 
 
 def constriction_models(tables: FrequencyTables) -> list[Any]:

@@ -230,11 +230,11 @@ def symbols_per_second() -> dict[str, float]:
 
     found: dict[str, list[float]] = {"decode": [], "encode": []}
     for mean in MEAN_LOG_SCALES.values():
-        symbols, scales, tables = stream(CHUNK_SYMBOLS, 0, mean)
-        payload = encode(symbols, scales, tables)
+        given = stream(CHUNK_SYMBOLS, 0, mean)
+        payload = encode(given.symbols, given.rows, given.tables)
         work: dict[str, Callable[[], object]] = {
-            "decode": lambda p=payload, s=scales, t=tables: ours_decode(p, s, t),  # type: ignore[misc]
-            "encode": lambda y=symbols, s=scales, t=tables: encode(y, s, t),  # type: ignore[misc]
+            "decode": lambda p=payload, g=given: ours_decode(p, g.scales, g.tables),  # type: ignore[misc]
+            "encode": lambda g=given: encode(g.symbols, g.rows, g.tables),  # type: ignore[misc]
         }
         for name, seconds in fastest(work, 10).items():
             found[name].append(CHUNK_SYMBOLS / seconds / 1e6)

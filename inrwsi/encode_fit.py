@@ -116,6 +116,7 @@ def fit_networks(encoding: Encoding, model: OctavesModel, effort: str, *, whole:
         _windows(encoding, chunks),
         model.klt,
         step=model.step / STEP_UNIT,
+        spread=model.spread,
         steps=steps,
         tissue_px=tissue_px,
         seed=encoding.task.options.seed,
@@ -160,7 +161,7 @@ def _windows(encoding: Encoding, chunks: list[Ij]) -> list[np.ndarray]:
 def _cheapest(encoding: Encoding, model: OctavesModel, prior: Prior, fit: SlideFit, *, whole: bool = False) -> Networks:
     """Of the prior's networks and the fitted ones at every coarseness, those that make the cheapest file."""
     choices = [Networks(), *_fitted(prior, fit)]
-    step, channels = model.step / STEP_UNIT, encoding.task.source.channels
+    step, channels = model.equal_step, encoding.task.source.channels
 
     def cost_bits(networks: Networks) -> float:
         chunk_bytes, squares = encoding.trial(model, networks)

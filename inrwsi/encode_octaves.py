@@ -70,7 +70,7 @@ def encode(task: Task) -> Outcome:
     tuned = settings.tune == "ms-ssim"
     klt = Klt.of(_tissue_pixels(task), luma=TUNED_LUMA if tuned and task.source.channels == 3 else 1.0)
     model = OctavesModel.of(octaves_prior.current_sha256(), START_STEP, klt, ACTIVITY if tuned else None)
-    same = about(task, {**to_dict(model), "step": None}, settings)
+    same = about(task, {**to_dict(model), "step": None, "spacing": None}, settings)
     job = Job(task.out, same, resume=task.resume, overwrite=task.overwrite)
     try:
         with ExitStack() as files, Workers() as workers:  # the workers end first
@@ -83,7 +83,8 @@ def encode(task: Task) -> Outcome:
         job.discard()
     finally:
         job.close()
-    return Outcome(int(measured.file_bytes), blank, coder.header.chunk_count - blank, measured.psnr_db, step)
+    coded, used = coder.header.chunk_count - blank, coder.model_at(step)
+    return Outcome(int(measured.file_bytes), blank, coded, measured.psnr_db, used.step)
 
 
 def _meet_target(task: Task, coder: _Coder) -> int:
@@ -145,7 +146,7 @@ class _Coder:
         return header_of(self.task, grid, to_dict(model))
 
     def model_at(self, step: int) -> OctavesModel:
-        return replace(self.model, step=step)
+        return self.model.at(step)
 
     def _chunk_coder(self, step: int) -> ChunkCoder:
         return coder_of(self.task, self.model_at(step), self.networks)
@@ -187,7 +188,7 @@ class _Coder:
         """Find the blank chunks, and make the true octaves above the units. `glass` is the slide's colour of it."""
         log, unit = self.job.log("scan"), self.plan.unit
         units = list(self.plan.chunks(unit))
-        coder, parts = self._chunk_coder(self.model.step), self.true_parts(unit)
+        coder, parts = self._chunk_coder(START_STEP), self.true_parts(unit)
 
         def work(ij: Ij) -> Scanned:
             scanned = scan_unit(coder, self.plan, ij, self.pixels(ij), glass)

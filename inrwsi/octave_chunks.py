@@ -9,29 +9,17 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from inrwsi.coding import lifting, rans, shifts, sites, tensors
-from inrwsi.coding.tables import FrequencyTables
+from inrwsi.coding import lifting, rans, shifts, tensors
 from inrwsi.errors import UnsupportedVersion
 from inrwsi.fields import octaves, octaves_prior
 from inrwsi.fields.octaves_fused import FusedNet
-from inrwsi.fields.octaves_integer import PASSES, IntegerNet, fast_bf16, net_of, octave_step
+from inrwsi.fields.octaves_integer import PASSES, WHOLE, IntegerNet, fast_bf16, net_of, octave_step
 from inrwsi.fields.octaves_model import COARSEST_PX, FEATURES, STEP_UNIT, Decoded, OctavesModel
 from inrwsi.fields.wavelet import border_details, forward97
 from inrwsi.fit.deltas import apply_deltas
 from inrwsi.fit.refine import Refiner
+from inrwsi.octave_choices import REFINED_PATIENCE, Choices, patience_at, patience_of, rows_of
 
-# What bits of brightness and of colour count when a symbol is chosen, against what they counted in training: at a step
-# of six grey levels, and what a step twice as coarse adds. Against 1 and 1.75 at every step, at equal PSNR and on seven
-# crops: 1.2 % fewer bits at 45 dB, 0.5 at 41, none at 31, and 1 % fewer at 25.
-PATIENCE_AT, PATIENCE, PATIENCE_RISE = 6.0, (0.77, 0.85), (0.085, 0.33)
-LEAST_PATIENCE, MOST_PATIENCE = 0.5, 2.5
-# What share of that counts where coefficients are refined: 0.3 % fewer bits than with all of it.
-REFINED_PATIENCE = 0.8
-# What share of that counts at a chunk's outer sites, where the wavelet's errors add up: of details across its left and
-# upper border, of those along it; of the same at its right and lower one. Squared error within two pixels of borders is
-# 18 % above the rest's without, and 2 % with them, for which other shares took more bits.
-BORDER_PATIENCE = (0.1, 0.3, 0.15, 0.45)
-_HORIZONTAL, _VERTICAL = ([n for n in range(9) if n % 3 in bands] for bands in ((0, 2), (1, 2)))  # the diagonal is both
 ROOT_UNIT = 16  # of the octave that is stored plainly: a quarter of a grey level
 MOST_SYMBOL = 2**20  # whose coefficient, in sixteenths of a unit, 32 bits hold
 PAD_TO = 4  # pixels: sites in two rows and two columns, so that every colour of the checkerboard is there
@@ -81,18 +69,17 @@ class ChunkCoder:
         self.model, self._device = model, device
         self._weights = _weights_of(prior, weights)
         self._tables = prior.tables
+        if model.spacing is not None and not prior.tables.two:
+            raise ValueError(f"the model has a spacing, {model.spacing}, and the tables are of one quantiser")
+        self._spacing = model.spacing or WHOLE
         self._fast = fast_bf16(device) if fast is None else fast
         self._matrix = np.array(model.matrix, np.int64).reshape(3, 3)
         self._rgb_matrix = model.rgb_matrix
         self._mean = np.array(model.mean, np.int64)
         self._analyses = [_analysis(t, device) for t in analysis or prior.analysis] if encoder else []
         used = replace(prior, nets=self._weights.nets)
-        self._refiner = Refiner(used, device, refine, fast=self._fast) if refine else None
-        self._patience = patience_at(model.step / STEP_UNIT, REFINED_PATIENCE if refine else 1.0)
-        self._limits = tuple(
-            tuple(thresholds(prior.tables, patience * share) for share in (1.0, *BORDER_PATIENCE))
-            for patience in (self._patience if encoder else ())
-        )
+        self._refiner = Refiner(used, device, refine, fast=self._fast, model=model) if refine else None
+        self._patience = patience_at(model.equal_step, REFINED_PATIENCE if refine else 1.0)
 
     def _net(self, octave: int) -> IntegerNet:
         step = octave_step(self.model.step, octave)
@@ -153,15 +140,16 @@ class ChunkCoder:
         below, features = _parent(parent, mip_wh)
 
         def read(number: int, _means: np.ndarray, scales: np.ndarray) -> np.ndarray:
+            scales = rows_of(self.model, scales)
             if self.model.shifted:
                 scales = shifts.shifted(scales, decoder.decode(shifts.own_scales(PASSES[number][1])))
-            symbols = decoder.decode(scales)
+            symbols = decoder.decode(scales, trellis=self.model.spacing is not None)
             most = max(int(symbols.max()), -int(symbols.min()))
             if most > MOST_SYMBOL:
                 raise ValueError(f"a coefficient is {most} units from its mean, should be at most {MOST_SYMBOL}")
             return symbols
 
-        whole = self._net(octave).run(below, features, read, hand_up=octave > 0)
+        whole = self._net(octave).run(below, features, read, hand_up=octave > 0, spacing=self._spacing)
         decoder.finish()
         return whole.cut(0, 0, *mip_wh)
 
@@ -172,31 +160,19 @@ class ChunkCoder:
         net = self._net(octave)
         steps = net.at_sites(below)[0].astype(np.float32) / STEP_UNIT
         units = self._units(octave, target, below, steps)
+        patience = patience_of(*steps.shape, self._patience)
         if self._refiner:
             decoded, true = below.astype(np.float32) / lifting.PIXEL_UNIT, _pad(target, PAD_TO)
-            patience = _patience_of(*steps.shape, self._patience)
             units = self._refiner.refined(octave, true, decoded, features, units, steps, patience)
-        said: list[tuple[np.ndarray, np.ndarray]] = []
-
-        def choose(number: int, means: np.ndarray, scales: np.ndarray) -> np.ndarray:
-            first, bands = PASSES[number][:2]
-            symbols = _choose(units, number, means, scales, self._limits[int(first > 0)])
-            if self.model.shifted:
-                own = shifts.best(symbols, scales, bands, self._tables)
-                said.append((own, shifts.own_scales(bands)))
-                scales = shifts.shifted(scales, own)
-            said.append((symbols, scales))
-            self.said(symbols, scales)
-            return symbols
-
-        whole = net.run(below, features, choose, hand_up=octave > 0)
-        symbols, scales = (np.concatenate(parts) for parts in zip(*said, strict=True))
-        stream = rans.encode(symbols, scales, self._tables)
+        choices = Choices(self.model, self._tables, units, patience)
+        whole = net.run(below, features, choices, hand_up=octave > 0, spacing=self._spacing)
+        self.coded(choices)
+        stream = choices.stream()
         # A payload has at least a byte; one of zeros alone counts as one shorter, so that the empty stream has its own.
         return stream if any(stream) else stream + b"\0", whole.cut(0, 0, *mip_wh)
 
-    def said(self, symbols: np.ndarray, scales: np.ndarray) -> None:
-        """Hears every symbol (n,) that is encoded, with its scale index (n,): for who counts them."""
+    def coded(self, choices: Choices) -> None:
+        """Hears what each encoded chunk was coded with: for who counts symbols."""
 
     @torch.inference_mode()
     def _units(self, octave: int, target: np.ndarray, below: np.ndarray, steps: np.ndarray) -> np.ndarray:
@@ -234,75 +210,6 @@ def _net(weights: _Weights, number: int, step: int, device: torch.device, fast: 
     """A net at a step. Kept: a file that is opened again, or another of the same step, has it at once."""
     kind = FusedNet if device.type == "cpu" else IntegerNet
     return kind(weights.nets[number], step, device, fast=fast, active=active)
-
-
-def _choose(
-    units: np.ndarray, number: int, means: np.ndarray, scales: np.ndarray, limits: Sequence[np.ndarray]
-) -> np.ndarray:
-    """The symbols of a pass; `limits` are those within the chunk, and at each share of `BORDER_PATIENCE`."""
-    own = _of_pass(units, number)
-    symbols = sites.choose(own, means, scales, limits[0])
-    for where, own_limits in zip(_borders(*units.shape[:2], number), limits[1:], strict=True):
-        symbols[where] = sites.choose(own[where], means[where], scales[where], own_limits)
-    return symbols
-
-
-def _of_pass(values: np.ndarray, number: int) -> np.ndarray:
-    """What (h, w, 9) has of a pass's coefficients, (n,), in the order in which they are coded."""
-    first, bands, white, _, _ = PASSES[number]
-    own = values[..., first : first + bands]
-    return np.stack((own[0::2, int(white) :: 2], own[1::2, int(not white) :: 2])).reshape(-1)
-
-
-def patience_at(step: float, share: float = 1.0) -> tuple[float, float]:
-    """How much bits of brightness and of colour count at a slide's step, in grey levels: `share` of the rule's."""
-    doublings = float(np.log2(step / PATIENCE_AT))
-    luma, colour = (
-        min(max(base + rise * doublings, LEAST_PATIENCE), MOST_PATIENCE)
-        for base, rise in zip(PATIENCE, PATIENCE_RISE, strict=True)
-    )
-    return share * luma, share * colour
-
-
-@lru_cache(maxsize=64)
-def _patience_of(h: int, w: int, patience: tuple[float, float]) -> np.ndarray:
-    """(h, w, 9) float32: how much the bits of each coefficient of a chunk count, as the limits of `_choose` have it."""
-    counts = np.full((h, w, 9), patience[0], np.float32)
-    counts[..., octaves.CHROMA] = patience[1]
-    return counts * _border_shares(h, w)
-
-
-@lru_cache(maxsize=64)
-def _borders(h: int, w: int, number: int) -> tuple[np.ndarray, ...]:
-    """Of a pass's symbols, the numbers of those that have each of `BORDER_PATIENCE`."""
-    own = _of_pass(_border_shares(h, w), number)
-    return tuple(np.flatnonzero(own == np.float32(share)) for share in BORDER_PATIENCE)
-
-
-@lru_cache(maxsize=64)
-def _border_shares(h: int, w: int) -> np.ndarray:
-    """(h, w, 9) float32: 1, and at the outer sites what `BORDER_PATIENCE` says; in corners the less."""
-    lines = []
-    for size, across in ((h, _VERTICAL), (w, _HORIZONTAL)):
-        line = np.ones((size, 9), np.float32)
-        line[0, :], line[-1, :] = BORDER_PATIENCE[1], BORDER_PATIENCE[3]
-        line[0, across], line[-1, across] = BORDER_PATIENCE[0], BORDER_PATIENCE[2]
-        lines.append(line)
-    return np.minimum(lines[0][:, None], lines[1][None])
-
-
-def thresholds(tables: FrequencyTables, patience: float = 1.0) -> np.ndarray:
-    """(scales, 2) float32: how far past 0, and past a larger whole number, the next symbol begins to pay.
-
-    The symbol that minimises squared error (in quantiser units) and `patience` times the bits, weighed as in training.
-    """
-    bits = tables.bits()[1:]  # row 0 has one symbol, and nothing to choose
-    zero = tables.limit
-    one = (bits[:, zero + 1] + bits[:, zero - 1]) / 2
-    two = (bits[:, zero + 2] + bits[:, zero - 2]) / 2
-    weight = patience * 3 * octaves.RATE_WEIGHT / 2
-    gaps = np.pad(np.stack((one - bits[:, zero], two - one), 1), ((1, 0), (0, 0)))
-    return (0.5 + weight * np.clip(gaps, 0, 30)).astype(np.float32)
 
 
 def _analysis(held: dict[str, np.ndarray], device: torch.device) -> octaves.Analysis:

@@ -79,7 +79,7 @@ class FakeCoder:
         return np.clip(np.rint(decoded.pixels / 64) + 128, 0, 255).astype(np.uint8).transpose(1, 2, 0)
 
     def _step(self, octave: int) -> int:
-        return max(1, round(self.model.step / 16 / 2**octave))
+        return max(1, round(self.model.equal_step * 64 / 2**octave))
 
     def _guess(self, parent: Decoded, mip_wh: tuple[int, int]) -> np.ndarray:
         assert parent.features is not None
@@ -136,7 +136,15 @@ def decoded(path: Path) -> tuple[np.ndarray, int]:
         header = container.header
         model = header.model
         coder = FakeCoder(
-            OctavesModel(model["prior"], model["step"], tuple(model["matrix"]), tuple(model["mean"])), None, 0
+            OctavesModel(
+                model["prior"],
+                model["step"],
+                tuple(model["matrix"]),
+                tuple(model["mean"]),
+                spacing=model["spacing"],
+            ),
+            None,
+            0,
         )
         plan = Plan.of(header.slide.l0_wh)
         assert header.grid.octaves == tuple(range(plan.top + 1))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from math import prod
 
@@ -45,7 +46,7 @@ def draws(name: str, least: int, most: int, shape: tuple[int, ...]) -> np.ndarra
 
 def random_tensors(seed: int) -> Tensors:
     """A prior's tensors (B.3): nets whose activations neither vanish nor saturate, tables that widen with the index."""
-    tensors: Tensors = {"tables": _widening_tables()}
+    tensors: Tensors = {"tables": _widening_tables()}  # of one quantiser, as those of the first priors were
     for n in range(4):
         for name, (outputs, inputs, kernel) in LAYERS.items():
             key = f"net.{n}.{name}"
@@ -171,6 +172,7 @@ class Stream:
         assert (len(stream) - at) % 2 == 0
         self._words = [int.from_bytes(stream[i : i + 2], "little") for i in range(at, len(stream), 2)][::-1]
         self._count = 0
+        self._paths = [0] * 4
         order = [127, *range(127), *range(128, 256)]
         self._order = np.array(order) - 127
         self._frequencies = tables.astype(np.int64)[:, order]
@@ -202,9 +204,30 @@ class Stream:
         self.states[lane] = x
         return y
 
+    def value(self, q: int) -> int:
+        """B.7: of a symbol that a trellis chose, what it stands for."""
+        if q == 0:
+            return 0
+        path = self._count % 4
+        state = self._paths[path]
+        second = parity(state & 9)
+        y = self.symbol(q + 64 * second)
+        self._paths[path] = 2 * state % 64 + (parity(state & 48) ^ y % 2)
+        return 2 * y - second * ((y > 0) - (y < 0))
+
     def finish(self) -> None:
         assert not self._words
         assert all(state == self._end for state in self.states)
+
+
+def parity(x: int) -> int:
+    return bin(x).count("1") % 2
+
+
+def own_index(i: int, spacing: int) -> int:
+    """B.7: a scale index where there is a trellis."""
+    scale = (0.05 + math.exp((i - 33) / 7)) * 8 / spacing
+    return sum(0.05 + math.exp((k - 33.5) / 7) <= scale for k in range(1, 64)) if i else 0
 
 
 def round8(s: np.ndarray) -> np.ndarray:
@@ -335,6 +358,7 @@ def decode(
     *,
     active: bool = False,
     shifted: bool = False,
+    spacing: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pixels (3, h, w), features (8, h, w) and coefficients (9, sites) of a chunk of octave k below K."""
     w, h = wh
@@ -349,6 +373,8 @@ def decode(
     coefficients = np.zeros((9, len(rows), len(columns)), np.int64)
     for number, (first, bands, colour, seen) in enumerate(PASSES):
         means, indices = net.head(number, trunk, seen_of(coefficients[:seen]))
+        if spacing is not None:
+            indices = np.array([own_index(i, spacing) for i in range(64)])[indices]
         if shifted:
             narrow, wide = ([stream.symbol(24) for _ in range(bands)] for _ in range(2))
             assert max(map(abs, narrow + wide)) <= 63
@@ -357,9 +383,10 @@ def decode(
                 indices[b] = np.where(indices[b] == 0, 0, moved.clip(1, 63))
         for i, j in sites(len(rows), len(columns), colour):
             for b in range(bands):
-                y = stream.symbol(int(indices[b, i, j]))
+                q = int(indices[b, i, j])
+                y = stream.symbol(q) if spacing is None else stream.value(q)
                 assert abs(y) <= 2**20
-                coefficients[first + b, i, j] = 16 * y + means[b, i, j]
+                coefficients[first + b, i, j] = (spacing or 16) * y + means[b, i, j]
     stream.finish()
     x = np.concatenate((net.layer("squeeze", trunk), seen_of(coefficients)))
     x = net.layer("synthesis2", net.layer("synthesis1", x))

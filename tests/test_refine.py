@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from inrwsi import octave_chunks
+from inrwsi import octave_choices, octave_chunks
 from inrwsi.coding import lifting
 from inrwsi.colour import Klt
 from inrwsi.fields import octaves_prior
+from inrwsi.fields.octaves_integer import PASSES
 from inrwsi.fields.octaves_model import FEATURES, STEP_UNIT, Decoded, OctavesModel, coarsest_octave
-from inrwsi.fit.refine import QUICK, THOROUGH, _choose
-from inrwsi.octave_chunks import ChunkCoder, patience_at
+from inrwsi.fit.refine import QUICK, THOROUGH
+from inrwsi.octave_chunks import ChunkCoder
 from inrwsi.sample import sample_region
 from tests.test_octave_chunks import CURRENT, same
 
@@ -44,18 +45,18 @@ def code(coder: ChunkCoder, rgb: np.ndarray) -> tuple[list[bytes], list[Decoded]
 
 def plain_bytes_at(error: float, rgb: np.ndarray, model: OctavesModel, steps: tuple[int, int]) -> float:
     """What plain coding takes for an error: on the line through two steps, in logarithms."""
-    plain = [code(ChunkCoder(replace(model, step=n * STEP_UNIT), None, CPU, encoder=True), rgb) for n in steps]
+    plain = [code(ChunkCoder(model.at(n * STEP_UNIT), None, CPU, encoder=True), rgb) for n in steps]
     (bytes_0, error_0), (bytes_1, error_1) = (np.log([sum(map(len, c[0])), c[2]]) for c in plain)
     return float(np.exp(bytes_1 + (bytes_0 - bytes_1) * (np.log(error) - error_1) / (error_0 - error_1)))
 
 
 @needs_prior
 def test_bits_count_less_at_fine_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert patience_at(6.0) == pytest.approx((0.77, 0.85))
-    assert patience_at(48.0, 0.8) == pytest.approx((0.8 * (0.77 + 3 * 0.085), 0.8 * (0.85 + 3 * 0.33)))
-    assert patience_at(0.5) == (0.5, 0.5)
+    assert octave_choices.patience_at(6.0) == pytest.approx((0.45, 0.5))
+    assert octave_choices.patience_at(48.0, 0.8) == pytest.approx((0.8 * (0.45 + 3 * 0.04), 0.8 * (0.5 + 3 * 0.2)))
+    assert octave_choices.patience_at(0.1) == (0.3, 0.3)
     rgb, model = slide()
-    by_step = code(ChunkCoder(replace(model, step=4 * STEP_UNIT), None, CPU, encoder=True), rgb)
+    by_step = code(ChunkCoder(model.at(4 * STEP_UNIT), None, CPU, encoder=True), rgb)
     monkeypatch.setattr(octave_chunks, "patience_at", lambda step, share: (1.0, 1.75))  # as it was at every step
     assert sum(map(len, by_step[0])) < 0.996 * plain_bytes_at(by_step[2], rgb, model, (3, 4))
 
@@ -64,8 +65,8 @@ def test_bits_count_less_at_fine_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_refined_chunks_cost_less_and_decode_as_any() -> None:
     rgb, model = slide()
     quick, refined = (code(ChunkCoder(model, None, CPU, encoder=True, refine=r), rgb) for r in (QUICK, THOROUGH))
-    assert sum(map(len, quick[0])) < 0.988 * plain_bytes_at(quick[2], rgb, model, (18, 20))
-    assert sum(map(len, refined[0])) < 0.987 * plain_bytes_at(refined[2], rgb, model, (18, 20))
+    assert sum(map(len, quick[0])) < 0.995 * plain_bytes_at(quick[2], rgb, model, (18, 20))
+    assert sum(map(len, refined[0])) < 0.994 * plain_bytes_at(refined[2], rgb, model, (18, 20))
 
     reader = ChunkCoder(model, None, CPU)
     found = reader.decode_root(refined[0][0], refined[1][0].pixels.shape[:0:-1])
@@ -99,9 +100,23 @@ def test_threads_refine_alike() -> None:
         assert list(pool.map(lambda crop: code(coder, crop)[0], crops)) == alone
 
 
-def test_the_next_integer_is_taken_where_it_pays() -> None:
-    scale, ones = torch.full((4,), 0.3), torch.ones(4)
-    # At this scale 0 costs 0.55 bits and 1 costs 2.72: half of BIT times that is 0.146, by which 1 begins after 0.5.
-    assert _choose(torch.tensor([0.64, -0.64, 0.65, -0.65]), scale, ones).tolist() == [0, 0, 1, -1]
-    assert _choose(torch.tensor([1.80, -1.80, 1.82, -1.82]), scale, ones).tolist() == [1, -1, 2, -2]
-    assert _choose(torch.tensor([0.51, -0.51, 1.51, -1.49]), scale, 0 * ones).tolist() == [1, -1, 2, -1]
+@needs_prior
+@pytest.mark.parametrize("spacing", [None, 17])
+def test_rounds_code_as_the_chunk_will_be_coded(spacing: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first round's symbols are those that the coder takes for the same coefficients, pass by pass."""
+    rgb, model = slide()
+    model, heard = replace(model, spacing=spacing), []
+    plain = octave_choices.Choices.__call__
+
+    def hearing(self: octave_choices.Choices, number: int, means: np.ndarray, scales: np.ndarray) -> np.ndarray:
+        found = plain(self, number, means, scales)
+        heard.append((means.copy(), scales.copy(), found))
+        return found
+
+    monkeypatch.setattr(octave_choices.Choices, "__call__", hearing)
+    code(ChunkCoder(model, None, CPU, encoder=True, refine=(0.0,)), rgb[:64, :64])
+    assert len(heard) == 2 * len(PASSES) * coarsest_octave((64, 64))
+    for begin in range(0, len(heard), 2 * len(PASSES)):
+        for n in range(begin, begin + len(PASSES)):
+            for once, again in zip(heard[n], heard[n + len(PASSES)], strict=True):
+                assert (once == again).all()

@@ -47,7 +47,8 @@ def section() -> bytes:
 @pytest.mark.skipif(not CURRENT.is_file(), reason="none released")
 def test_what_the_released_prior_costs_in_a_file() -> None:
     weights = pack_whole(released(), None)
-    assert TENSOR_BYTES < len(weights) < TENSOR_BYTES + 25_000
+    both = TENSOR_BYTES + 2 * 64 * 256  # the tables of a second quantiser
+    assert both < len(weights) < both + 25_000
     assert 120_000 < stored_bytes(weights) < 170_000
     found = unpack_decoding(weights)
     assert same_nets(found.nets, released().nets)

@@ -15,6 +15,9 @@ A payload is one of (numbers are little-endian; the last byte of a state is not 
     header (1) | state | words          longer, header 16: one lane, of a stream that four lanes would make too short
 
 A value without a frequency is an escape, followed in its lane by its zigzag code: LEB128 bytes, 8 plain bits each.
+
+Where a trellis chose the symbols (`coding.trellis`) each goes on one of its paths and says from which quantiser's row
+the next one on that path is read. Here that is all there is to it: a symbol's row depends on the one before it.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from inrwsi.coding.tables import PRECISION_BITS, FrequencyTables
+from inrwsi.coding.tables import MOST_SCALES, PRECISION_BITS, FrequencyTables
+from inrwsi.coding.trellis import PATHS, WALK
 
 LANES = 4  # decodes 1.6 times as fast as 1 lane, 1.2 times as 2; 8 are no faster and cost 8 bytes more
 ONE_LANE_BYTES = 8192  # four lanes cost 10 bytes more, and save little time where symbols cost little
@@ -51,6 +55,9 @@ _MOST_ZIGZAG = np.uint64(2 * MOST_MAGNITUDE)
 _POSITION, _COUNT, _FAILED, _REGISTERS = LANES, LANES + 1, LANES + 2, LANES + 3
 _SKIPPED_NOT_ZERO, _TOO_LARGE = -1, -2  # what `_gather` returns instead of a count
 _BLOCK = 1 << 14  # symbols whose buffers stay in the processor's nearest caches
+_PATH_MASK = np.uint64(PATHS - 1)
+_NO_WALK = np.zeros((1, 2), np.uint8)  # of one quantiser: a state that never changes
+_SECOND_ROWS = MOST_SCALES
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -94,26 +101,30 @@ class Decoder:
         self._words = np.frombuffer(data, "<u2", offset=begin).astype(np.uint16)
         self._lanes = len(lengths)
         self._tables = tables
+        self._states = np.zeros(PATHS, np.uint8)
 
-    def decode(self, scales: np.ndarray) -> np.ndarray:
+    def decode(self, scales: np.ndarray, *, trellis: bool = False) -> np.ndarray:
         """The next symbols.
 
         Args:
             scales: (n,) uint8 scale indices, any n; 0 is a skipped symbol.
+            trellis: a trellis chose them, from the two quantisers whose rows the tables have.
 
         Returns:
-            (n,) int32.
+            (n,) int32; of a trellis, what the symbols stand for, in multiples of the spacing.
 
         Raises:
             ValueError: not such scales, or the payload holds a value beyond 2**30. Other damage gives wrong symbols,
                 which `finish` finds.
         """
-        scales = _scales(scales, self._tables)
         tables = self._tables
+        if trellis and not tables.two:
+            raise ValueError(f"a trellis needs {2 * MOST_SCALES} rows, but the tables have {tables.n_scales}")
+        scales = _scales(scales, tables.n_scales)
         out = np.empty(scales.size, np.int32)
-        _decode_spread(
-            scales, self._lanes, self._words, self._registers, tables.zero, tables.spans, tables.columns, out
-        )
+        walk, states = (WALK, self._states) if trellis else (_NO_WALK, np.zeros(PATHS, np.uint8))
+        held = (tables.zero, tables.spans, tables.columns)
+        _decode_spread(scales, self._lanes, self._words, self._registers, walk, states, *held, out)
         if self._registers[_FAILED]:
             raise ValueError(f"coded symbols hold a value beyond {MOST_MAGNITUDE}")
         return out
@@ -137,12 +148,13 @@ def encode(symbols: np.ndarray, scales: np.ndarray, tables: FrequencyTables) -> 
 
     Args:
         symbols: (n,) int16 or int32, from -2**30 to 2**30.
-        scales: (n,) uint8 scale indices; where 0, the symbol is 0.
+        scales: (n,) uint8 scale indices; where 0, the symbol is 0. Of a symbol of a trellis's second quantiser, that
+            many rows further.
 
     Raises:
         ValueError: not such symbols or scales.
     """
-    scales = _scales(scales, tables)
+    scales = _scales(scales, tables.frequencies.shape[0])
     if symbols.shape != scales.shape or symbols.dtype not in (np.int16, np.int32):
         raise ValueError(f"symbols are {symbols.dtype}{list(symbols.shape)}, should be int32[{scales.size}]")
     values, rows = np.empty(scales.size + 1, np.int32), np.empty(scales.size + 1, np.uint8)
@@ -160,11 +172,11 @@ def encode(symbols: np.ndarray, scales: np.ndarray, tables: FrequencyTables) -> 
     return payload if len(payload) <= ONE_LANE_BYTES else bytes([_LONG_ONE_LANE]) + payload
 
 
-def _scales(scales: np.ndarray, tables: FrequencyTables) -> np.ndarray:
+def _scales(scales: np.ndarray, rows: int) -> np.ndarray:
     if scales.ndim != 1 or scales.dtype != np.uint8:
         raise ValueError(f"scale indices are {scales.dtype}{list(scales.shape)}, should be a list of uint8")
-    if scales.size and int(scales.max()) >= tables.n_scales:
-        raise ValueError(f"scale index {scales.max()}, but the tables have {tables.n_scales}")
+    if scales.size and int(scales.max()) >= rows:
+        raise ValueError(f"scale index {scales.max()}, but the tables have {rows}")
     return np.require(scales, requirements=["C", "W"])  # one kind of array, or the kernels are compiled for each
 
 
@@ -198,6 +210,8 @@ def _decode_spread(
     lanes: int,
     words: np.ndarray,
     registers: np.ndarray,
+    walk: np.ndarray,
+    states: np.ndarray,
     zero: np.ndarray,
     spans: np.ndarray,
     columns: np.ndarray,
@@ -212,9 +226,9 @@ def _decode_spread(
             rows[n_coded] = scales[i]
             n_coded += scales[i] != 0
         if n_coded == end - begin:
-            _decode(rows[:n_coded], lanes, words, registers, zero, spans, columns, out[begin:end])
+            _decode(rows[:n_coded], lanes, words, registers, walk, states, zero, spans, columns, out[begin:end])
             continue
-        _decode(rows[:n_coded], lanes, words, registers, zero, spans, columns, found)
+        _decode(rows[:n_coded], lanes, words, registers, walk, states, zero, spans, columns, found)
         found[n_coded] = 0
         n_coded = 0
         for i in range(begin, end):
@@ -229,6 +243,8 @@ def _decode(
     lanes: int,
     words: np.ndarray,
     registers: np.ndarray,
+    walk: np.ndarray,
+    states: np.ndarray,
     zero: np.ndarray,
     spans: np.ndarray,
     columns: np.ndarray,
@@ -236,15 +252,18 @@ def _decode(
 ) -> None:
     """Decode symbols of scales `rows`, none of them 0. In one piece: numba counts references at each inner call.
 
-    No index comes from the payload but the slot, which is masked, and the position, which is compared.
+    No index comes from the payload but the slot, which is masked, the state, which `walk` gives by parity alone, and
+    the position, which is compared.
     """
     position, count = registers[_POSITION], registers[_COUNT]
     n_words, lane_mask = np.uint64(words.size), np.uint64(lanes - 1)
     limit = spans.shape[1] // 2 - 1
+    factor = 1 + int(len(walk) > 1)
     for k in range(rows.size):
-        lane = (count + np.uint64(k)) & lane_mask
-        x = registers[lane]
-        row = rows[k]
+        lane, path = (count + np.uint64(k)) & lane_mask, (count + np.uint64(k)) & _PATH_MASK
+        x, state = registers[lane], states[path]
+        second = np.int64(state & 1)
+        row = np.int64(rows[k]) + second * _SECOND_ROWS
         slot = x & _SLOT_MASK
         freq_zero = np.uint64(zero[row])
         if slot < freq_zero:  # mostly; the processor guesses so, and does not wait for a look-up
@@ -253,6 +272,7 @@ def _decode(
                 x = x << _WORD | np.uint64(words[position])
                 position += _ONE
             out[k] = 0
+            states[path] = walk[state, 0]
         else:
             column = columns[row, slot]
             span = np.uint64(spans[row, column])
@@ -276,7 +296,8 @@ def _decode(
                     registers[_FAILED] = _ONE
                     code = _ZERO
                 y = np.int64(code >> _ONE) ^ -np.int64(code & _ONE)
-            out[k] = y
+            out[k] = factor * y - second * (np.int64(y > 0) - np.int64(y < 0))
+            states[path] = walk[state, y & 1]
         registers[lane] = x
     registers[_POSITION] = position
     registers[_COUNT] = count + np.uint64(rows.size)

@@ -67,7 +67,13 @@ def padded(rows: np.ndarray) -> np.ndarray:
 
 @njit(**_JIT)
 def place(
-    values: np.ndarray, seen: np.ndarray, symbols: np.ndarray, means: np.ndarray, first_band: int, white: bool
+    values: np.ndarray,
+    seen: np.ndarray,
+    symbols: np.ndarray,
+    means: np.ndarray,
+    first_band: int,
+    white: bool,
+    spacing: int,
 ) -> None:
     """Put a pass's coefficients where they belong, as `sites.place` does, and what networks see of them.
 
@@ -75,6 +81,7 @@ def place(
         values: (h, w, 9) int32, in 1 / 16 unit.
         seen: (h + 2 PAD, w + 2 PAD, 9) uint16, zero around: in quarters of a unit, within SEEN_MAX.
         symbols, means: (2, h / 2, w / 2, bands) int32.
+        spacing: what a symbol of 1 stands for, in 1 / 16 unit.
     """
     _, h, w, bands = means.shape
     n = w * bands
@@ -86,7 +93,7 @@ def place(
             begin = (half * h + i) * n
             own, mean = flat_symbols[begin : begin + n], flat_means[begin : begin + n]
             for k in range(n):
-                found[k] = 16 * own[k] + mean[k]
+                found[k] = np.int32(spacing) * own[k] + mean[k]
                 quarters[k] = _narrow(np.float32(min(max((found[k] + 2) >> 2, -SEEN_MAX), SEEN_MAX)))
             value_row, seen_row = values[2 * i + half], seen[2 * i + half + PAD]
             if bands == 3:  # spelled out they take half the time

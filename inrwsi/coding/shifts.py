@@ -48,22 +48,30 @@ def shifted(scales: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     return _shifted(scales, shifts)
 
 
-def best(symbols: np.ndarray, scales: np.ndarray, bands: int, tables: FrequencyTables) -> np.ndarray:
-    """The shifts with which a pass takes fewest bits, as `shifted` takes them; (n,) symbols, band after band."""
+def best(
+    symbols: np.ndarray, scales: np.ndarray, bands: int, tables: FrequencyTables, second: np.ndarray | None = None
+) -> np.ndarray:
+    """The shifts with which a pass takes fewest bits, as `shifted` takes them; (n,) symbols, band after band.
+
+    Args:
+        second: (n,) uint8, 1 where a symbol is of a trellis's second quantiser.
+    """
     costs, zero = _costs_by_shift(tables), tables.limit
     own = costs[OWN_SCALE, zero - MOST_SHIFT : zero + MOST_SHIFT + 1, MOST_SHIFT]
-    found = _costs(symbols, scales, bands, costs) + own
+    rows = scales if second is None else scales + second * np.uint8(MOST_SCALES)
+    found = _costs(symbols, scales, rows, bands, costs) + own
     return (found.argmin(1) - MOST_SHIFT).astype(np.int32)
 
 
 @lru_cache(maxsize=2)
 def _costs_by_shift(tables: FrequencyTables) -> np.ndarray:
-    """(scales, 2 L + 2, 2 MOST_SHIFT + 1) int32: what each symbol costs at each shift of its scale index."""
+    """(rows, 2 L + 2, 2 MOST_SHIFT + 1) int32: what each symbol costs at each shift of its scale index."""
     bits = tables.bits()
-    bits[0] = 0  # of the skipped symbols, for which nobody asks
+    bits[::MOST_SCALES] = 0  # of the skipped symbols, for which nobody asks
     whole = np.rint(bits * _COST_UNIT).astype(np.int32)  # integers: their sums are the same on every machine
-    rows = np.arange(len(bits))[:, None] + np.arange(-MOST_SHIFT, MOST_SHIFT + 1)
-    return np.ascontiguousarray(whole[rows.clip(1, LAST_SCALE)].transpose(0, 2, 1))
+    quantiser, scale = np.divmod(np.arange(len(bits)), MOST_SCALES)
+    moved = (scale[:, None] + np.arange(-MOST_SHIFT, MOST_SHIFT + 1)).clip(1, LAST_SCALE)
+    return np.ascontiguousarray(whole[quantiser[:, None] * MOST_SCALES + moved].transpose(0, 2, 1))
 
 
 @njit(**_JIT)
@@ -82,7 +90,7 @@ def _shifted(scales: np.ndarray, shifts: np.ndarray) -> np.ndarray:
 
 
 @njit(**_JIT)
-def _costs(symbols: np.ndarray, scales: np.ndarray, bands: int, costs: np.ndarray) -> np.ndarray:
+def _costs(symbols: np.ndarray, scales: np.ndarray, rows: np.ndarray, bands: int, costs: np.ndarray) -> np.ndarray:
     """(2 bands, shifts) int64: what a pass's symbols cost at each shift, of narrow scales and of wide ones."""
     limit = costs.shape[1] // 2 - 1
     out = np.zeros((2 * bands, costs.shape[2]), np.int64)
@@ -94,5 +102,5 @@ def _costs(symbols: np.ndarray, scales: np.ndarray, bands: int, costs: np.ndarra
             column = symbol + limit if -limit <= symbol <= limit else 2 * limit + 1
             row = b + bands if scale >= WIDE_FROM else b
             for k in range(costs.shape[2]):
-                out[row, k] += costs[scale, column, k]
+                out[row, k] += costs[rows[begin + b], column, k]
     return out

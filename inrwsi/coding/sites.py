@@ -112,8 +112,10 @@ def trunk_inputs(below: np.ndarray, features: np.ndarray, steps: np.ndarray, log
 
 
 @njit(**_JIT)
-def place(values: np.ndarray, symbols: np.ndarray, means: np.ndarray, first_band: int, white: bool) -> None:
-    """Put a pass's coefficients, 16 times its symbols (2, h/2, w/2, bands) and its means, in `values` (h, w, 9).
+def place(
+    values: np.ndarray, symbols: np.ndarray, means: np.ndarray, first_band: int, white: bool, spacing: int
+) -> None:
+    """Put a pass's coefficients, `spacing` times its symbols (2, h/2, w/2, bands) and its means, in `values` (h, w, 9).
 
     All int32.
     """
@@ -123,7 +125,7 @@ def place(values: np.ndarray, symbols: np.ndarray, means: np.ndarray, first_band
         for i in range(h):
             for x in range(w):
                 for b in range(bands):
-                    found = 16 * symbols[half, i, x, b] + means[half, i, x, b]
+                    found = spacing * symbols[half, i, x, b] + means[half, i, x, b]
                     values[2 * i + half, 2 * x + dx, first_band + b] = found
 
 
@@ -216,23 +218,3 @@ def shuffle_features(out: np.ndarray) -> np.ndarray:
                 for k in range(4):
                     features[c, 2 * i + (k >> 1), 2 * x + (k & 1)] = np.uint8(out[i, x, 4 * c + k])
     return features
-
-
-@njit(**_JIT)
-def choose(units: np.ndarray, means: np.ndarray, scales: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """The symbols that cost least, of units (n,) float32 about means (n,) int32 in 1 / 16: (n,) int32.
-
-    `thresholds` (scales, 2) float32: how far past a whole number, of size 0 or more, the next one begins to pay.
-    A scale of 0 always gives 0.
-    """
-    out = np.zeros(len(units), np.int32)
-    for n in range(len(units)):
-        if scales[n] == 0:
-            continue
-        x = units[n] - np.float32(means[n]) / np.float32(16)
-        size = abs(x)
-        near = np.floor(min(size, np.float32(1e6)))
-        more = thresholds[scales[n], 1 if near > 0 else 0]
-        symbol = np.int32(near) + (1 if size - near > more else 0)
-        out[n] = -symbol if x < 0 else symbol
-    return out

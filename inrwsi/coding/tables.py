@@ -2,7 +2,8 @@
 
 A table set has a row for each scale index. Its columns are the symbols -L..L and, last, the escape, which stands for
 every value that the row has no frequency for. A row sums to 2**PRECISION_BITS. Row 0 means "skipped": the symbol is 0,
-no bits are spent, and nobody reads the row.
+no bits are spent, and nobody reads the row. Where a trellis chooses between two quantisers (`coding.trellis`) the
+second's rows, as many, follow the first's.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ class FrequencyTables:
     """Frequencies and what the coder looks up in them; make it with `from_frequencies`. All arrays are read-only.
 
     Attributes:
-        frequencies: (n_scales, 2L + 2) uint16, each row's sum is TOTAL.
-        zero: (n_scales,) uint16, of symbol 0, which takes the slots from 0 on, so that one comparison finds it.
-        spans: (n_scales, 2L + 2) uint32: first slot of a column << 16 | its frequency.
-        columns: (n_scales, TOTAL) uint8: slot to column. Symbol 0 first, then the others in their order.
+        frequencies: (rows, 2L + 2) uint16, each row's sum is TOTAL.
+        zero: (rows,) uint16, of symbol 0, which takes the slots from 0 on, so that one comparison finds it.
+        spans: (rows, 2L + 2) uint32: first slot of a column << 16 | its frequency.
+        columns: (rows, TOTAL) uint8: slot to column. Symbol 0 first, then the others in their order.
     """
 
     frequencies: np.ndarray
@@ -39,8 +40,13 @@ class FrequencyTables:
 
     @property
     def n_scales(self) -> int:
-        """Number of rows, with that of the skipped symbols."""
-        return self.frequencies.shape[0]
+        """Number of rows, with that of the skipped symbols; of each quantiser where there are two."""
+        return min(self.frequencies.shape[0], MOST_SCALES)
+
+    @property
+    def two(self) -> bool:
+        """Whether there are rows for a second quantiser."""
+        return self.frequencies.shape[0] == 2 * MOST_SCALES
 
     @property
     def limit(self) -> int:
@@ -52,7 +58,7 @@ class FrequencyTables:
         """Check the frequencies and lay them out for the coder.
 
         Args:
-            frequencies: (n_scales, 2L + 2) uint16, n_scales from 1 to 64, L from 1 to 127.
+            frequencies: (rows, 2L + 2) uint16, 1 to 64 rows, or 128 of two quantisers; L from 1 to 127.
 
         Raises:
             ValueError: wrong dtype or shape, a row that does not sum to TOTAL, or whose escape is 0.
@@ -64,20 +70,20 @@ class FrequencyTables:
             raise ValueError(f"frequencies of scale {row} sum to {sums[row]}, should be {TOTAL}")
         if (frequencies[:, -1] == 0).any():
             raise ValueError(f"scale {int(np.argmax(frequencies[:, -1] == 0))} has no frequency for the escape")
-        n_scales, n_columns = frequencies.shape
+        n_rows, n_columns = frequencies.shape
         middle = n_columns // 2 - 1
         order = np.r_[middle, 0:middle, middle + 1 : n_columns]
         ordered = frequencies[:, order].astype(np.uint32)
-        spans = np.empty((n_scales, n_columns), np.uint32)
+        spans = np.empty((n_rows, n_columns), np.uint32)
         spans[:, order] = (np.cumsum(ordered, axis=1, dtype=np.uint32) - ordered) << 16 | ordered
-        columns = np.repeat(np.tile(order.astype(np.uint8), n_scales), ordered.ravel()).reshape(n_scales, TOTAL)
+        columns = np.repeat(np.tile(order.astype(np.uint8), n_rows), ordered.ravel()).reshape(n_rows, TOTAL)
         return cls(*(_frozen(a) for a in (frequencies, frequencies[:, middle], spans, columns)))
 
     def bits(self) -> np.ndarray:
-        """What each symbol costs, (n_scales, 2L + 2) float64: for an encoder's choices, never for a reported size.
+        """What each symbol costs, (rows, 2L + 2) float64: for an encoder's choices, never for a reported size.
 
-        A symbol of frequency 0 costs an escape and its bytes; the last column is an escape without its bytes. In row
-        0 symbol 0 costs nothing and all others are infinite.
+        A symbol of frequency 0 costs an escape and its bytes; the last column is an escape without its bytes. In the
+        rows of skipped symbols symbol 0 costs nothing and all others are infinite.
         """
         with np.errstate(divide="ignore"):
             cost = PRECISION_BITS - np.log2(self.frequencies.astype(np.float64))
@@ -86,8 +92,8 @@ class FrequencyTables:
         varint_bits = np.where((y < -64) | (y > 63), 2 * VARINT_BITS, VARINT_BITS)
         plain = cost[:, :-1]
         cost[:, :-1] = np.where(np.isfinite(plain), plain, cost[:, -1:] + varint_bits)
-        cost[0] = np.inf
-        cost[0, self.limit] = 0.0
+        cost[::MOST_SCALES] = np.inf
+        cost[::MOST_SCALES, self.limit] = 0.0
         return cost
 
 
@@ -97,10 +103,10 @@ def quantise_pmf(pmf: np.ndarray) -> np.ndarray:
     Frequencies may be 0, but for the escape's, which is at least 1.
 
     Args:
-        pmf: (n_scales, 2L + 2) float64, finite and not negative, of any positive sum.
+        pmf: (rows, 2L + 2) float64, finite and not negative, of any positive sum.
 
     Returns:
-        (n_scales, 2L + 2) uint16, each row's sum is TOTAL.
+        (rows, 2L + 2) uint16, each row's sum is TOTAL.
 
     Raises:
         ValueError: wrong dtype or shape, or a row that holds no probabilities.
@@ -155,10 +161,11 @@ def logistic_pmf(scales: np.ndarray, limit: int) -> np.ndarray:
 def _check_shape(rows: np.ndarray, dtype: np.dtype) -> None:
     if not isinstance(rows, np.ndarray) or rows.dtype != dtype or rows.ndim != 2:
         raise ValueError(f"a table should be a two-dimensional array of {dtype}")
-    n_scales, n_columns = rows.shape
-    if not 1 <= n_scales <= MOST_SCALES or n_columns % 2 or not 4 <= n_columns <= 2 * MOST_L + 2:
-        wanted = f"1 to {MOST_SCALES} rows and 2L + 2 columns, L from 1 to {MOST_L}"
-        raise ValueError(f"a table is {n_scales} x {n_columns}, should have {wanted}")
+    n_rows, n_columns = rows.shape
+    fits = 1 <= n_rows <= MOST_SCALES or n_rows == 2 * MOST_SCALES
+    if not fits or n_columns % 2 or not 4 <= n_columns <= 2 * MOST_L + 2:
+        wanted = f"1 to {MOST_SCALES} rows, or {2 * MOST_SCALES}, and 2L + 2 columns, L from 1 to {MOST_L}"
+        raise ValueError(f"a table is {n_rows} x {n_columns}, should have {wanted}")
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:

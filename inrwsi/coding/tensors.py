@@ -18,11 +18,12 @@ def pack(tensors: Mapping[str, np.ndarray]) -> bytes:
     return save({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)})
 
 
-def unpack(raw: bytes, expected: Expected) -> dict[str, np.ndarray]:
+def unpack(raw: bytes, expected: Expected, instead: Expected | None = None) -> dict[str, np.ndarray]:
     """The arrays of safetensors bytes.
 
     Args:
         expected: name to (shape, numpy dtype name): exactly these must be there.
+        instead: of some of them, what else they may be.
 
     Raises:
         ValueError: it is not safetensors, or not of these names, shapes and dtypes, or holds a NaN or infinity.
@@ -36,7 +37,7 @@ def unpack(raw: bytes, expected: Expected) -> dict[str, np.ndarray]:
         raise ValueError(f"tensor {strange!r} is missing or not one of this model's {len(expected)}")
     for name, (shape, dtype) in expected.items():
         array = tensors[name]
-        if array.shape != shape or array.dtype != np.dtype(dtype):
+        if (array.shape, array.dtype.name) not in ((shape, dtype), (instead or {}).get(name)):
             raise ValueError(f"{name} is {array.dtype}{list(array.shape)}, should be {dtype}{list(shape)}")
         _check_finite(name, array)
     return tensors

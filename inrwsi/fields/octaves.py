@@ -282,6 +282,7 @@ class Octaves(nn.Module):
         step: Tensor,
         hard: bool,
         noise: torch.Generator | None = None,
+        spread: float = 1.0,
     ) -> OctaveOut:
         """Code one octave: `target` is what `forward97` gave of its pixels. With `hard` the rate is of the symbols."""
         net, analysis = self.nets[self.config.net_of(octave)], self.analyses[self.config.net_of(octave)]
@@ -292,13 +293,13 @@ class Octaves(nn.Module):
         factor = torch.exp(analysis.log_factor).view(1, BANDS, 1, 1)
         units = units * factor
         trunk = net.trunk(below, features, own)
-        coded, bits = self._passes(net, trunk, units, hard, noise)
+        coded, bits = self._passes(net, trunk, units, hard, noise, spread)
         coded = coded / factor
         pixels, up = net.synthesise(trunk, below, coded, own)
         return OctaveOut(pixels, up, bits, coded)
 
     def _passes(
-        self, net: OctaveNet, trunk: Tensor, units: Tensor, hard: bool, noise: torch.Generator | None = None
+        self, net: OctaveNet, trunk: Tensor, units: Tensor, hard: bool, noise: torch.Generator | None, spread: float
     ) -> tuple[Tensor, Tensor]:
         at: dict[Sites, Tensor] = {black: black(trunk), white: white(trunk)}
         luma, chroma = units[:, LUMA], units[:, CHROMA]
@@ -307,31 +308,37 @@ class Octaves(nn.Module):
 
         def quantise(x: Tensor, head: nn.Module, sites: Sites, seen: Tensor | None) -> Tensor:
             mean, scale = head(at[sites], seen, sites)
-            x = sites(x) - mean
+            x, scale = (sites(x) - mean) / spread, scale / spread
             with torch.no_grad():
                 jump = choose(x, scale) - x
             y = x + jump
             cost = logistic_bits(y if hard else x + _noise(x, noise), scale)
             pair = cost.sum((1, 2, 3)).view(2, -1)
             bits.append(pair[0] + pair[1])
-            return y + mean
+            return y * spread + mean
 
         def seen_of(x: Tensor) -> Tensor:
             return x.clamp(-COEFFICIENT_MAX, COEFFICIENT_MAX) * 0.25
 
-        def spread(x: Tensor) -> Tensor:
+        def alone(x: Tensor) -> Tensor:
             return merge(x, torch.zeros_like(x))
 
         luma_black = quantise(luma, heads[0], black, None)
-        luma_white = quantise(luma, heads[1], white, seen_of(spread(luma_black)))
+        luma_white = quantise(luma, heads[1], white, seen_of(alone(luma_black)))
         lumas = merge(luma_black, luma_white)
         chroma_black = quantise(chroma, heads[2], black, seen_of(lumas))
-        chroma_seen = torch.cat((seen_of(lumas), seen_of(spread(chroma_black))), 1)
+        chroma_seen = torch.cat((seen_of(lumas), seen_of(alone(chroma_black))), 1)
         chroma_white = quantise(chroma, heads[3], white, chroma_seen)
         return torch.cat((lumas, merge(chroma_black, chroma_white)), 1), torch.stack(bits).sum(0)
 
     def forward(
-        self, x: Tensor, step: Tensor, octaves: int, hard: bool, noise: torch.Generator | None = None
+        self,
+        x: Tensor,
+        step: Tensor,
+        octaves: int,
+        hard: bool,
+        noise: torch.Generator | None = None,
+        spread: float = 1.0,
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Code a picture of `octaves` octaves.
 
@@ -340,6 +347,7 @@ class Octaves(nn.Module):
             step: (B, 1, 1, 1) in grey levels.
             hard: the rate is that of the symbols, not of noise about them.
             noise: what the noise is drawn from.
+            spread: how far apart the values are that coefficients are rounded to, in units.
 
         Returns:
             For each octave from the finest: decoded pixels, the true ones, and bits (B,).
@@ -354,7 +362,7 @@ class Octaves(nn.Module):
         features = x.new_zeros(x.shape[0], self.config.features, *below.shape[2:])
         decoded, bits = [], []
         for octave in reversed(range(octaves)):
-            out = self.code(octave, (truth[octave + 1], details[octave]), below, features, step, hard, noise)
+            out = self.code(octave, (truth[octave + 1], details[octave]), below, features, step, hard, noise, spread)
             below, features = out.pixels, out.features
             decoded.append(out.pixels)
             bits.append(out.bits)

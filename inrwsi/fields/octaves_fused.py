@@ -20,6 +20,7 @@ from inrwsi.fields.octaves_integer import (
     PIXEL_OUT_MAX,
     SCALE_OFFSET,
     SCALES,
+    WHOLE,
     Coder,
     IntegerNet,
     pass_taps,
@@ -49,7 +50,9 @@ class FusedNet(IntegerNet):
         return {name: w if w.shape[-1] > 1 else w[:, :, 0, 0].t().contiguous() for name, w in typed.items()}
 
     @torch.inference_mode()
-    def run(self, below: np.ndarray, features: np.ndarray, coder: Coder, *, hand_up: bool) -> Decoded:
+    def run(
+        self, below: np.ndarray, features: np.ndarray, coder: Coder, *, hand_up: bool, spacing: int = WHOLE
+    ) -> Decoded:
         """As `IntegerNet.run`."""
         _, h, w = below.shape
         weights = self._typed[torch.float32 if h * w <= FEW_SITES else self._dtype]
@@ -63,7 +66,7 @@ class FusedNet(IntegerNet):
             means, scales = self._pass(weights, number, at[int(white)], seen)
             symbols = coder(number, means.reshape(-1), scales.reshape(-1))
             shape = (2, h // 2, w // 2, bands)
-            rescale.place(values, seen, symbols.reshape(shape), means.reshape(shape), first, white)
+            rescale.place(values, seen, symbols.reshape(shape), means.reshape(shape), first, white, spacing)
         return self._pixels(weights, at, below, values, seen, steps, hand_up=hand_up)
 
     def _pass(self, weights: _Weights, number: int, at: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

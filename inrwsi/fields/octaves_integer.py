@@ -25,7 +25,8 @@ from inrwsi.fields.octaves_model import FEATURES, Decoded
 WIDTH, HEAD_WIDTH, SQUEEZE = 32, 32, 10
 NETS = 4
 SCALES = 64
-MEAN_MAX = 127 * 16
+WHOLE = 16  # a unit, in the fixed point of coefficients and means
+MEAN_MAX = 127 * WHOLE
 SCALE_OFFSET = 33
 PIXEL_OUT_MAX = 2**15
 LEAST_STEP = 256  # of an octave, in 1 / 1024 grey level
@@ -181,7 +182,9 @@ class IntegerNet:
         return self._steps[index], self._logs[index]
 
     @torch.inference_mode()
-    def run(self, below: np.ndarray, features: np.ndarray, coder: Coder, *, hand_up: bool) -> Decoded:
+    def run(
+        self, below: np.ndarray, features: np.ndarray, coder: Coder, *, hand_up: bool, spacing: int = WHOLE
+    ) -> Decoded:
         """Code an octave of a chunk: the same for the reading and the writing of it.
 
         Args:
@@ -189,6 +192,7 @@ class IntegerNet:
             features: (FEATURES, h, w) uint8, what it handed up.
             coder: gives each pass's symbols.
             hand_up: compute the features of this octave.
+            spacing: what a symbol of 1 stands for, in 1 / 16 unit.
 
         Returns:
             The chunk at (2 h, 2 w).
@@ -203,7 +207,7 @@ class IntegerNet:
         for number, (first, bands, white, seen, kernel) in enumerate(PASSES):
             mean, scale = self._head(number, at[white], values, seen, kernel, white, bands)
             symbols = coder(number, mean.reshape(-1), scale.reshape(-1))
-            sites.place(values, symbols.reshape(mean.shape), mean, first, white)
+            sites.place(values, symbols.reshape(mean.shape), mean, first, white, spacing)
         return self._synthesise(trunk, below, values, steps, hand_up=hand_up)
 
     def _head(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,12 +12,19 @@ from inrwsi.geometry import octave_wh
 
 STEP_UNIT = 1024  # one grey level, in the fixed point of the step
 LEAST_STEP, MOST_STEP = 512, 200 * STEP_UNIT
+LEAST_SPACING, MOST_SPACING = 8, 128
+# A trellis errs as much as one quantiser does whose values are so many times two spacings apart: 0.9 dB less.
+TRELLIS_GAIN = 0.9
 FEATURES = 8
 COARSEST_PX = 16
 ACTIVITY = "activity"
 SHIFTED = "shifted"
 CHUNK_PX = 256
 MOST_INVERSE = 16 * UNIT
+# The spacing at one step, in grey levels, and how it rises: 16 at 7.6 and 34 at ten times that. Measured on five images,
+# against one quantiser of whole units: 7 % fewer bits at 43 dB, 10 at 36, 18 at 30; with spacings a quarter smaller,
+# 6, 9 and 16.
+SPACING_AT, SPACING_STEP, SPACING_RISE = 16, 7.6, 1 / 3
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,8 @@ class OctavesModel:
         inverse: 9 integers, rows of the inverse of `matrix` in the same units; None where its transpose is that.
         steps: None, the same step everywhere; or `activity`, each site's follows the activity about it.
         scales: None, scale indices are as the networks say; or `shifted`, each chunk says by how much they are off.
+        spacing: None, coefficients are their means and whole units; or how far apart, in 1 / 16 unit, the values are
+            that a trellis chooses from (`coding.trellis`).
     """
 
     prior: str
@@ -43,6 +52,7 @@ class OctavesModel:
     inverse: tuple[int, ...] | None = None
     steps: str | None = None
     scales: str | None = None
+    spacing: int | None = None
 
     def __post_init__(self) -> None:
         check(self.name == "octaves", "name", self.name, "octaves")
@@ -57,6 +67,8 @@ class OctavesModel:
         check(self.inverse is None or len(self.inverse) == 9, "inverse", len(self.inverse or ()), "9 numbers")
         for value in self.inverse or ():
             check_int("inverse", value, -MOST_INVERSE, MOST_INVERSE)
+        if self.spacing is not None:
+            check_int("spacing", self.spacing, LEAST_SPACING, MOST_SPACING)
         check(len(self.mean) == 3, "mean", len(self.mean), "3 numbers")
         for value in self.mean:
             check_int("mean", value, 0, 255 * 64)
@@ -72,6 +84,16 @@ class OctavesModel:
         return self.scales == SHIFTED
 
     @property
+    def spread(self) -> float:
+        """Of the one quantiser that errs as much as this model's: how far apart its values are, in units."""
+        return 1.0 if self.spacing is None else spread_of(self.spacing)
+
+    @property
+    def equal_step(self) -> float:
+        """The step of octave 0 at which that quantiser's values would be whole units, in grey levels."""
+        return self.step * self.spread / STEP_UNIT
+
+    @property
     def klt(self) -> Klt:
         """The colour transform."""
         inverse = None if self.inverse is None else _rows(self.inverse)
@@ -79,9 +101,20 @@ class OctavesModel:
 
     @classmethod
     def of(cls, prior: str, step: int, klt: Klt, steps: str | None = None) -> OctavesModel:
-        """What a file is made with now, with the slide's colour transform."""
+        """What a file is made with now, with the slide's colour transform; `step` is as of `at`."""
         inverse = None if klt.inverse is None else sum(klt.inverse, ())
-        return cls(prior, step, sum(klt.matrix, ()), klt.mean, inverse=inverse, steps=steps, scales=SHIFTED)
+        model = cls(prior, LEAST_STEP, sum(klt.matrix, ()), klt.mean, inverse=inverse, steps=steps, scales=SHIFTED)
+        return model.at(step)
+
+    def at(self, equal_step: int) -> OctavesModel:
+        """The same with a trellis that errs as a quantiser of that step does, in units of 1 / 1024 grey level.
+
+        Networks judge best at steps finer than what is coded with: their inputs are whole numbers of eighths of a step.
+        So the coarser the step that is asked for, the further apart values are in units of the networks' own.
+        """
+        spacing = spacing_at(equal_step / STEP_UNIT)
+        step = round(equal_step / spread_of(spacing))
+        return replace(self, step=min(max(step, LEAST_STEP), MOST_STEP), spacing=spacing)
 
     @property
     def rgb_matrix(self) -> np.ndarray:
@@ -112,6 +145,17 @@ class Decoded:
         """The part at (x, y) of size (w, h)."""
         features = None if self.features is None else self.features[:, y : y + h, x : x + w]
         return Decoded(self.pixels[:, y : y + h, x : x + w], features)
+
+
+def spacing_at(equal_step: float) -> int:
+    """The spacing that files are made with, at the step of a quantiser that errs as much, in grey levels."""
+    spacing = round(SPACING_AT * (equal_step / SPACING_STEP) ** SPACING_RISE)
+    return min(max(spacing, LEAST_SPACING), MOST_SPACING)
+
+
+def spread_of(spacing: int) -> float:
+    """Of the one quantiser that errs as much as a trellis of that spacing: how far apart its values are, in units."""
+    return TRELLIS_GAIN * spacing / 8
 
 
 def _rows(m: tuple[int, ...]) -> Rows:

@@ -27,6 +27,7 @@ ANALYSIS_WIDTH = 48
 MAX_BYTES = 8 << 20
 MOST_WEIGHT, MOST_BIAS = 127, 2**23  # magnitudes, of what a file holds of its own
 SUFFIX = ".prior"
+_ONE_QUANTISER = {"tables": ((SCALES, 2 * SYMBOL_LIMIT + 2), "uint16")}  # of priors up to the third
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +37,7 @@ class Prior:
     Attributes:
         sha256: of its file, or of the section.
         nets: the integer tensors of each net.
-        tables: frequencies for the entropy coder.
+        tables: frequencies for the entropy coder; of priors up to the third, of one quantiser.
         analysis: of each net, the encoder's transform, float16. Empty of a file's own.
         units: of each net, what one unit of each activation is worth in the networks as trained, float32. Empty of a
             file's own.
@@ -103,7 +104,7 @@ def unpack(raw: bytes) -> Prior:
     for n in range(NETS):
         expected |= {f"analysis.{n}.{name}": spec for name, spec in analysis_tensors().items()}
     expected |= {f"unit.{name}": spec for name, spec in unit_tensors().items()}
-    held = tensors.unpack(tensors.unsqueeze(raw, MAX_BYTES), expected)
+    held = tensors.unpack(tensors.unsqueeze(raw, MAX_BYTES), expected, _ONE_QUANTISER)
     return Prior(
         sha256=sha256(raw).hexdigest(),
         nets=tuple(_part(held, f"net.{n}.") for n in range(NETS)),
@@ -123,7 +124,7 @@ def unpack_decoding(weights: bytes | None) -> Prior:
         raise ValueError("the file names no prior, and holds no networks in its place")
     if len(weights) > MAX_BYTES:
         raise ValueError(f"it has {len(weights)} bytes, should have at most {MAX_BYTES}")
-    held = tensors.unpack(weights, _expected_to_decode())
+    held = tensors.unpack(weights, _expected_to_decode(), _ONE_QUANTISER)
     tables = FrequencyTables.from_frequencies(held["tables"])
     nets = tuple(_part(held, f"net.{n}.") for n in range(NETS))
     for net in nets:
@@ -137,7 +138,7 @@ def unpack_decoding(weights: bytes | None) -> Prior:
 
 def _expected_to_decode() -> dict[str, tuple[tuple[int, ...], str]]:
     """What decoding needs of a prior: name to (shape, dtype)."""
-    expected: dict[str, tuple[tuple[int, ...], str]] = {"tables": ((SCALES, 2 * SYMBOL_LIMIT + 2), "uint16")}
+    expected: dict[str, tuple[tuple[int, ...], str]] = {"tables": ((2 * SCALES, 2 * SYMBOL_LIMIT + 2), "uint16")}
     for n in range(NETS):
         expected |= {f"net.{n}.{name}": spec for name, spec in net_tensors().items()}
     return expected

@@ -45,7 +45,7 @@ def pack_deltas(prior: Prior, nets: tuple[Net, ...], quantum: int, which: tuple[
     """The section of a file whose nets `which` are near `nets`; `apply_deltas` gives what they then are."""
     head = bytearray((sum(1 << n for n in which), quantum))
     symbols, scales = [], []
-    costs = prior.tables.bits()
+    costs = prior.tables.bits()[: prior.tables.n_scales]
     for n in which:
         for name in delta_names():
             base = prior.nets[n][name].astype(np.int64)

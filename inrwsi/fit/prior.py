@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from inrwsi.coding import tensors
 from inrwsi.fields import octaves_prior
 from inrwsi.fields.octaves import RATE_WEIGHT, Octaves, OctavesConfig
+from inrwsi.fields.octaves_model import spacing_at, spread_of
 from inrwsi.fit.percrop import PerCrop, adam_state
 from inrwsi.fit.pictures import Crops, Picture, load
-from inrwsi.fit.rounded import rounded
+from inrwsi.fit.rounded import floats_of, rounded
 
 OCTAVES = 5
 # Of the training: from here on the rate is that of the symbols, not of noise about them, and the analysis stays as it
@@ -112,7 +113,8 @@ class Training:
         x = self._batch()
         rng = np.random.default_rng((recipe.seed, 1, self.step_number))
         logs = rng.uniform(math.log(recipe.least_step), math.log(recipe.most_step), len(x))
-        step = torch.tensor(np.exp(logs), dtype=torch.float32, device=self.device).view(-1, 1, 1, 1)
+        spreads = [spread_of(spacing_at(float(equal))) for equal in np.exp(logs)]
+        steps = torch.tensor(np.exp(logs) / spreads, dtype=torch.float32, device=self.device).view(-1, 1, 1, 1)
         done = self.step_number / recipe.steps
         for group in self.optimiser.param_groups:
             group["lr"] = recipe.learning_rate * min(1.0, (self.step_number + 1) / 200) * _cosine(done)
@@ -120,8 +122,10 @@ class Training:
         self.model.analyses.requires_grad_(not hard)
 
         def crop_loss(n: int, noise: torch.Generator) -> tuple[Tensor, tuple[float, ...]]:
-            decoded, truth, bits = self.model(x[n : n + 1], step[n : n + 1], OCTAVES, hard, noise)
-            errors = [((d - t) ** 2).mean() / step[n, 0, 0, 0] ** 2 for d, t in zip(decoded, truth, strict=True)]
+            step, spread = steps[n : n + 1], spreads[n]
+            decoded, truth, bits = self.model(x[n : n + 1], step, OCTAVES, hard, noise, spread)
+            unit = (step[0, 0, 0, 0] * spread) ** 2
+            errors = [((d - t) ** 2).mean() / unit for d, t in zip(decoded, truth, strict=True)]
             bpp = torch.stack(bits).sum() / x.shape[2] / x.shape[3]
             loss = (errors[0] + COARSE_WEIGHT * sum(errors[1:])) / RATE_WEIGHT + bpp
             # A share of its bits counts alike at every step: without the logarithm fine steps would be heard alone.
@@ -205,7 +209,10 @@ def resume(training: Training, out: Path) -> None:
 
 
 def begin_with(training: Training, path: Path) -> None:
-    """Take the networks, and nothing else, of another training's checkpoint."""
+    """Take the networks, and nothing else, of another training's checkpoint, or of a released prior."""
+    if path.suffix == octaves_prior.SUFFIX:
+        training.model.load_state_dict(floats_of(octaves_prior.unpack(path.read_bytes())).state_dict())
+        return
     with safe_open(path, "np") as file:
         names = [name for name in file.keys() if name.startswith("model.")]  # noqa: SIM118 - not a mapping
         training.model.load_state_dict({name[6:]: torch.from_numpy(file.get_tensor(name)) for name in names})
@@ -217,7 +224,7 @@ def main() -> None:
     parser.add_argument("--slides", type=Path, required=True, help="folder of the development slides")
     parser.add_argument("--also", type=Path, nargs="*", default=[], help="further slides to train on")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint to write, or to go on from")
-    parser.add_argument("--from", dest="begin", type=Path, help="checkpoint of a training to take the networks of")
+    parser.add_argument("--from", dest="begin", type=Path, help="checkpoint or prior to take the networks of")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after this long; go on with the same command")
     parser.add_argument("--steps", type=int, default=Recipe.steps, help="length of the training")
     parser.add_argument("--batch", type=int, default=Recipe.batch)

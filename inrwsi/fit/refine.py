@@ -23,6 +23,7 @@ from inrwsi.fields.octaves import (
     COEFFICIENT_MAX,
     COMPONENTS,
     RATE_WEIGHT,
+    SCALE_FLOOR,
     OctaveNet,
     at_pixels,
     black,
@@ -30,9 +31,12 @@ from inrwsi.fields.octaves import (
     merge,
     white,
 )
-from inrwsi.fields.octaves_integer import FACTOR_UNIT, PASSES, net_of
+from inrwsi.fields.octaves_integer import FACTOR_UNIT, PASSES, SCALE_OFFSET, WHOLE, net_of
+from inrwsi.fields.octaves_model import OctavesModel
 from inrwsi.fields.octaves_prior import Prior
+from inrwsi.fit.quantise import LOG_SCALE_UNIT
 from inrwsi.fit.rounded import rounded_of
+from inrwsi.octave_choices import Choices
 
 # The share of its way that each coefficient goes, round by round: all move at once, and neighbours that went all of
 # it would both mend the same error. Two rounds have nine tenths of what five gain, for two fifths of the time.
@@ -49,11 +53,15 @@ class Refiner:
         device: where to compute.
         shares: of its way that each coefficient goes, a round each: `QUICK` or `THOROUGH`.
         fast: in bf16, where that pays.
+        model: the model's part of the header.
     """
 
-    def __init__(self, prior: Prior, device: torch.device, shares: Sequence[float], *, fast: bool) -> None:
+    def __init__(
+        self, prior: Prior, device: torch.device, shares: Sequence[float], *, fast: bool, model: OctavesModel
+    ) -> None:
         self._nets = rounded_of(prior, device).requires_grad_(False).eval().nets
         self._device, self._shares, self._fast = device, shares, fast
+        self._model, self._tables = model, prior.tables
         self._inverse = [self._column(net["inverse_factor"] / FACTOR_UNIT) for net in prior.nets]
 
     def _column(self, values: np.ndarray) -> Tensor:
@@ -87,29 +95,40 @@ class Refiner:
         net, inverse = self._nets[number], self._inverse[number]
         truth, low, given = (self._batch(x) for x in (target, below, features))
         wanted, weight = (self._batch(x.transpose(2, 0, 1)) for x in (units, patience))
-        step = torch.from_numpy(steps)[None, None].to(self._device)
+        bit = BIT / 2 * self._model.spread**2
+        # One number where it is the same everywhere: the networks are told of it another way then.
+        own = steps if self._model.active else steps[:1, :1]
+        step = torch.from_numpy(np.ascontiguousarray(own))[None, None].to(self._device)
         pixel_step = at_pixels(step)
         # Chunks are refined on several threads: a cast that they shared would be one node of all their graphs.
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._fast, cache_enabled=False):
             trunk = net.trunk(low, given, step)
             for share in self._shares:
-                passes, coded, bits = _coded(net, trunk, wanted, weight)
+                choices = Choices(self._model, self._tables, _interleaved(wanted), patience)
+                passes, coded, bits = _coded(net, trunk, choices, weight, self._model)
                 pixels, _ = net.synthesise(trunk, low, coded * inverse, step)
                 error = ((pixels - truth) / pixel_step).square().sum()
-                slopes = torch.autograd.grad(error / 2 + bits * (BIT / 2), passes)
+                slopes = torch.autograd.grad(error / 2 + bits * bit, passes)
                 slope = torch.stack([_placed(n, part) for n, part in enumerate(slopes)]).sum(0)
                 # The wavelet is all but orthonormal: a unit's squared error in pixels is the step's, in factors of it.
                 best = coded.detach() - slope / inverse.square()
                 wanted = wanted + share * (best - wanted)
-        return wanted[0].permute(1, 2, 0).contiguous().cpu().numpy()
+        return _interleaved(wanted)
 
     def _batch(self, x: np.ndarray) -> Tensor:
         held = torch.from_numpy(np.ascontiguousarray(x, np.float32))[None].to(self._device)
         return held.contiguous(memory_format=torch.channels_last)
 
 
-def _coded(net: OctaveNet, trunk: Tensor, wanted: Tensor, weight: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Code the coefficients that are wanted, (1, 9, h, w).
+def _interleaved(x: Tensor) -> np.ndarray:
+    """(1, 9, h, w) as (h, w, 9)."""
+    return x[0].permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+def _coded(
+    net: OctaveNet, trunk: Tensor, choices: Choices, weight: Tensor, model: OctavesModel
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Code a chunk as it will be coded.
 
     Returns:
         What they are coded as: of each pass, to take gradients by, and all together, (1, 9, h, w). And the weighted
@@ -118,18 +137,27 @@ def _coded(net: OctaveNet, trunk: Tensor, wanted: Tensor, weight: Tensor) -> tup
     """
     at = {black: black(trunk), white: white(trunk)}
     passes = []
-    coded, bits = torch.zeros_like(wanted), torch.zeros((), device=wanted.device)
+    coded, bits = torch.zeros_like(weight), torch.zeros((), device=weight.device)
+    apart = (model.spacing or WHOLE) / WHOLE
     for number, (head, (first, bands, at_white, seen, _)) in enumerate(zip(net.heads, PASSES, strict=True)):
         sites, own = white if at_white else black, slice(first, first + bands)
         context = coded[:, :seen].clamp(-COEFFICIENT_MAX, COEFFICIENT_MAX) * 0.25 if seen else None
         mean, scale = head(at[sites], context, sites)
-        costs = sites(weight[:, own])
         with torch.no_grad():
-            value = _choose(sites(wanted[:, own]) - mean, scale, costs) + mean
-        bits = bits + (logistic_bits(value - mean, scale) * costs).sum()
+            index = torch.log(scale - SCALE_FLOOR) / LOG_SCALE_UNIT + SCALE_OFFSET
+            found = choices(number, _whole(mean * WHOLE, np.int32), _whole(index, np.uint8))
+            half, _, rows, columns = mean.shape
+            chosen = torch.from_numpy(found.reshape(half, rows, columns, bands)).to(mean)
+            value = chosen.permute(0, 3, 1, 2) * apart + mean
+        bits = bits + (logistic_bits((value - mean) / model.spread, scale / model.spread) * sites(weight[:, own])).sum()
         passes.append(value.clone().requires_grad_())  # the bits above are not to see it
         coded = coded + _placed(number, passes[-1])
     return passes, coded, bits
+
+
+def _whole(x: Tensor, dtype: type) -> np.ndarray:
+    """(2, bands, h, w) of whole numbers, but for a float's rounding, in the order in which they are coded: (n,)."""
+    return x.round().permute(0, 2, 3, 1).cpu().numpy().astype(dtype).reshape(-1)
 
 
 def _placed(number: int, x: Tensor) -> Tensor:
@@ -138,11 +166,3 @@ def _placed(number: int, x: Tensor) -> Tensor:
     none = torch.zeros_like(x)
     whole = merge(none, x) if at_white else merge(x, none)
     return F.pad(whole, (0, 0, 0, 0, first, BANDS - first - bands))
-
-
-def _choose(x: Tensor, scale: Tensor, patience: Tensor) -> Tensor:
-    """The integer next to x that costs least: squared error in units and bits, each `patience` times."""
-    size = x.abs()
-    near = size.floor()
-    more = logistic_bits(near + 1, scale) - logistic_bits(near, scale)
-    return torch.where(size - near > 0.5 + BIT / 2 * patience * more, near + 1, near) * x.sign()

@@ -42,7 +42,8 @@ class SlideFit:
         prior: what is fitted.
         windows: of the slide's tissue, each (h, w, 3) uint8, at least CROP_PX a side.
         klt: the slide's colour transform.
-        step: of the quantiser, in grey levels.
+        step: of octave 0, in grey levels.
+        spread: how far apart the values are, in units, of the quantiser that stands for the model's.
         steps: batches to take.
         tissue_px: of the whole slide, over which the networks' own bits are spread.
         seed: of the crops and the noise.
@@ -57,6 +58,7 @@ class SlideFit:
         klt: Klt,
         *,
         step: float,
+        spread: float = 1.0,
         steps: int,
         tissue_px: int,
         seed: int,
@@ -68,7 +70,7 @@ class SlideFit:
         self.prior, self.which, self.steps = prior, which, steps
         self._windows, self._klt, self._step, self._seed, self._tissue_px = windows, klt, step, seed, tissue_px
         self.model = rounded_of(prior, self._device)
-        self.model.active = active
+        self.model.active, self._spread = active, spread
         for n in range(NETS):
             self.model.analyses[n].log_factor.requires_grad_(False)
             for p in (*self.model.nets[n].parameters(), *self.model.analyses[n].parameters()):
@@ -145,11 +147,11 @@ class SlideFit:
 
     def _crop_loss(self, x: Tensor, step: Tensor, hard: bool) -> Work:
         def loss_of(n: int, noise: torch.Generator) -> tuple[Tensor, tuple[float, ...]]:
-            decoded, truth, bits = self.model(x[n : n + 1], step[n : n + 1], OCTAVES, hard, noise)
+            decoded, truth, bits = self.model(x[n : n + 1], step[n : n + 1], OCTAVES, hard, noise, self._spread)
             own = octave_step(step[n : n + 1], 0)
             if self.model.active:
                 own = at_pixels(active_steps(own, decoded[1]))
-            error = ((decoded[0] - truth[0]) / own).square().mean()
+            error = ((decoded[0] - truth[0]) / (own * self._spread)).square().mean()
             loss = error / RATE_WEIGHT + torch.stack(bits).sum() / CROP_PX**2
             return loss, (loss.item(),)
 

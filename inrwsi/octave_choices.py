@@ -1,0 +1,106 @@
+"""Which symbols a chunk of model `octaves` is coded with: squared error against bits, pass by pass. Encoders alone."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from inrwsi.coding import rans, shifts, trellis
+from inrwsi.coding.tables import MOST_SCALES, FrequencyTables
+from inrwsi.fields import octaves
+from inrwsi.fields.octaves_integer import PASSES
+from inrwsi.fields.octaves_model import OctavesModel
+
+# What bits of brightness and of colour count when a symbol is chosen, against what they counted in training: at an
+# equal step of six grey levels, and what a step twice as coarse adds. A tenth more or less changes 0.1 % of the bits.
+PATIENCE_AT, PATIENCE, PATIENCE_RISE = 6.0, (0.45, 0.5), (0.04, 0.2)
+LEAST_PATIENCE, MOST_PATIENCE = 0.3, 2.5
+# What share of that counts where coefficients are refined.
+REFINED_PATIENCE = 0.8
+# What share of that counts at a chunk's outer sites, where the wavelet's errors add up: of details across its left and
+# upper border, of those along it; of the same at its right and lower one. Squared error within two pixels of borders is
+# 18 % above the rest's without, and 2 % with them, for which other shares took more bits.
+BORDER_PATIENCE = (0.1, 0.3, 0.15, 0.45)
+_HORIZONTAL, _VERTICAL = ([n for n in range(9) if n % 3 in bands] for bands in ((0, 2), (1, 2)))  # the diagonal is both
+
+
+class Choices:
+    """The symbols of one chunk, as its passes come: what `IntegerNet.run` asks for.
+
+    Args:
+        model: the model's part of the header.
+        tables: of its prior.
+        units: (h, w, 9) float32, the coefficients that are wanted, in quantiser units.
+        patience: (h, w, 9) float32, how much the bits of each count.
+    """
+
+    def __init__(self, model: OctavesModel, tables: FrequencyTables, units: np.ndarray, patience: np.ndarray) -> None:
+        self._model, self._tables = model, tables
+        self._units, self._worth = units, patience * np.float32(3 * octaves.RATE_WEIGHT * model.spread**2)
+        self._states, self._coded = np.zeros(trellis.PATHS, np.uint8), 0
+        self.said: list[tuple[np.ndarray, np.ndarray]] = []
+        """Of each pass the shifts, and then the symbols, each with their rows of the tables."""
+
+    def __call__(self, number: int, means: np.ndarray, scales: np.ndarray) -> np.ndarray:
+        """What the symbols of pass `number` stand for, in spacings, (n,) int32."""
+        bands, spacing = PASSES[number][1], self._model.spacing
+        scales = rows_of(self._model, scales)
+        self._coded += 2 * bands * self._model.shifted
+        wanted, worth = of_pass(self._units, number), of_pass(self._worth, number)
+        begun = (self._coded, self._states)
+        symbols, second = trellis.choose(wanted, means, scales, worth, spacing, self._tables, begun)
+        self._coded += int(np.count_nonzero(scales))
+        if self._model.shifted:
+            own = shifts.best(symbols, scales, bands, self._tables, second)
+            self.said.append((own, shifts.own_scales(bands)))
+            scales = shifts.shifted(scales, own)
+        self.said.append((symbols, scales + second * np.uint8(MOST_SCALES)))
+        return symbols if spacing is None else trellis.values(symbols, second)
+
+    def stream(self) -> bytes:
+        """All of them, coded."""
+        symbols, rows = (np.concatenate(parts) for parts in zip(*self.said, strict=True))
+        return rans.encode(symbols, rows, self._tables)
+
+
+def rows_of(model: OctavesModel, scales: np.ndarray) -> np.ndarray:
+    """The rows of the tables, (n,) uint8, for scale indices as the networks say."""
+    return scales if model.spacing is None else trellis.own_scales(model.spacing)[scales]
+
+
+def of_pass(values: np.ndarray, number: int) -> np.ndarray:
+    """What (h, w, 9) has of a pass's coefficients, (n,), in the order in which they are coded."""
+    first, bands, white, _, _ = PASSES[number]
+    own = values[..., first : first + bands]
+    return np.stack((own[0::2, int(white) :: 2], own[1::2, int(not white) :: 2])).reshape(-1)
+
+
+def patience_at(equal_step: float, share: float = 1.0) -> tuple[float, float]:
+    """How much bits of brightness and of colour count at a slide's step, in grey levels: `share` of the rule's."""
+    doublings = float(np.log2(equal_step / PATIENCE_AT))
+    luma, colour = (
+        min(max(base + rise * doublings, LEAST_PATIENCE), MOST_PATIENCE)
+        for base, rise in zip(PATIENCE, PATIENCE_RISE, strict=True)
+    )
+    return share * luma, share * colour
+
+
+@lru_cache(maxsize=64)
+def patience_of(h: int, w: int, patience: tuple[float, float]) -> np.ndarray:
+    """(h, w, 9) float32: how much the bits of each coefficient of a chunk of (h, w) sites count."""
+    counts = np.full((h, w, 9), patience[0], np.float32)
+    counts[..., octaves.CHROMA] = patience[1]
+    return counts * _border_shares(h, w)
+
+
+@lru_cache(maxsize=64)
+def _border_shares(h: int, w: int) -> np.ndarray:
+    """(h, w, 9) float32: 1, and at the outer sites what `BORDER_PATIENCE` says; in corners the less."""
+    lines = []
+    for size, across in ((h, _VERTICAL), (w, _HORIZONTAL)):
+        line = np.ones((size, 9), np.float32)
+        line[0, :], line[-1, :] = BORDER_PATIENCE[1], BORDER_PATIENCE[3]
+        line[0, across], line[-1, across] = BORDER_PATIENCE[0], BORDER_PATIENCE[2]
+        lines.append(line)
+    return np.minimum(lines[0][:, None], lines[1][None])
