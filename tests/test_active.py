@@ -106,7 +106,7 @@ def test_tuned_for_ms_ssim_smooth_places_and_luma_get_the_bits(tmp_path: Path) -
     """From the command line to pixels: fewer bytes at a better MS-SSIM, and a file that says how it was made."""
     pixels = picture(tmp_path / "a.png")
     found = {}
-    for tune, value in (("psnr", "38"), ("ms-ssim", "32")):
+    for tune, value in (("psnr", "50"), ("ms-ssim", "44")):
         out = tmp_path / f"{tune}.cinr"
         args = ["encode", str(tmp_path / "a.png"), "-o", str(out), "--effort", "fast", "--quality", value]
         result = CliRunner().invoke(main, [*args, "--tune", tune, "--source-mpp", "0.5", "--quiet"])
@@ -127,4 +127,4 @@ def test_tuned_for_ms_ssim_smooth_places_and_luma_get_the_bits(tmp_path: Path) -
     assert found["ms-ssim"][0] < 0.92 * found["psnr"][0]
     assert found["ms-ssim"][1] > found["psnr"][1]
     assert found["ms-ssim"][2] < 0.6 * found["psnr"][2]
-    assert found["ms-ssim"][3] > found["psnr"][3] + 0.3
+    assert found["ms-ssim"][3] > found["psnr"][3] + 0.5

@@ -22,7 +22,6 @@ from inrwsi.coding.tables import MOST_SCALES, FrequencyTables
 STATES = 64
 PATHS = 4
 HALF = 8  # the spacing at which the first quantiser's values are whole units, in 1 / 16
-LEAST_SPACING, MOST_SPACING = 8, 128
 _TURNS, _SECOND = 48, 9  # bits of a state: found among all by search, 1.27 dB of the 1.53 that there are
 _FLOOR, _OFFSET, _PER_E = 0.05, 33, 7  # a scale index stands for _FLOOR + e^((index - _OFFSET) / _PER_E) units
 _FAR_BITS = 16.0  # that an escape costs beside its own, roughly

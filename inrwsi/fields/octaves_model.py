@@ -21,9 +21,9 @@ ACTIVITY = "activity"
 SHIFTED = "shifted"
 CHUNK_PX = 256
 MOST_INVERSE = 16 * UNIT
-# The spacing at one step, in grey levels, and how it rises: 16 at 7.6 and 34 at ten times that. Measured on five images,
-# against one quantiser of whole units: 7 % fewer bits at 43 dB, 10 at 36, 18 at 30; with spacings a quarter smaller,
-# 6, 9 and 16.
+# The spacing at one step, in grey levels, and how it rises: 16 at 7.6 and 34 at ten times that. Measured on five
+# images, against one quantiser of whole units: 7 % fewer bits at 43 dB, 10 at 36, 18 at 30; with spacings a quarter
+# smaller 6, 9 and 16.
 SPACING_AT, SPACING_STEP, SPACING_RISE = 16, 7.6, 1 / 3
 
 
