@@ -20,7 +20,7 @@ LEAST_PATIENCE, MOST_PATIENCE = 0.3, 2.5
 REFINED_PATIENCE = 0.8
 # What share of that counts at a chunk's outer sites, where the wavelet's errors add up: of details across its left and
 # upper border, of those along it; of the same at its right and lower one. Squared error within two pixels of borders is
-# 18 % above the rest's without, and 2 % with them, for which other shares took more bits.
+# 18 % above the rest's without, and 3 % with them (`benchmarks.seams`).
 BORDER_PATIENCE = (0.1, 0.3, 0.15, 0.45)
 _HORIZONTAL, _VERTICAL = ([n for n in range(9) if n % 3 in bands] for bands in ((0, 2), (1, 2)))  # the diagonal is both
 

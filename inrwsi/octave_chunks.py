@@ -36,8 +36,8 @@ class ChunkCoder:
         encoder: also load what only encoding needs; the model then names a prior.
         prior: use this one, which is not released yet, for the one that the model names.
         analysis: the encoder's transforms of each net, where they were fitted with `weights`.
-        refine: refine the coefficients of what is encoded, in so many rounds as there are shares (`fit.refine`): 1.5 to
-            2 % fewer bytes at equal PSNR.
+        refine: refine the coefficients of what is encoded, in so many rounds as there are shares (`fit.refine`): about
+            1 % fewer bytes at equal PSNR.
         fast: use bf16 convolutions, whether or not they pay here; decoding gives the same either way.
 
     Raises:
