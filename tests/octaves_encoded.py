@@ -92,6 +92,12 @@ class FakeCoder:
         return np.concatenate([pixels & 31, pixels & 15, pixels[:2] & 7]).astype(np.uint8)
 
 
+def coder_of(model: dict[str, Any]) -> FakeCoder:
+    """The coder that a file was made with, of its header's `model`."""
+    whole = (tuple(model[key]) for key in ("matrix", "mean"))
+    return FakeCoder(OctavesModel(model["prior"], model["step"], *whole, spacing=model["spacing"]), None, 0)
+
+
 def patch_coder(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(encode_fit, "ChunkCoder", FakeCoder)
     patch.setattr(encode_octaves.octaves_prior, "current_sha256", lambda: "5e" * 32)
@@ -135,17 +141,7 @@ def decoded(path: Path) -> tuple[np.ndarray, int]:
     with Container.open(path) as container:
         header = container.header
         model = header.model
-        coder = FakeCoder(
-            OctavesModel(
-                model["prior"],
-                model["step"],
-                tuple(model["matrix"]),
-                tuple(model["mean"]),
-                spacing=model["spacing"],
-            ),
-            None,
-            0,
-        )
+        coder = coder_of(model)
         plan = Plan.of(header.slide.l0_wh)
         assert header.grid.octaves == tuple(range(plan.top + 1))
         assert container.verify() == []

@@ -19,8 +19,8 @@ from inrwsi.formats.container import Container
 from inrwsi.rate_control import step_of_quality
 from tests.octaves_encoded import (
     GLASS,
-    FakeCoder,
     _Stop,
+    coder_of,
     decoded,
     digest,
     make,
@@ -68,17 +68,7 @@ def test_true_octaves_are_those_of_whole_chunks(tmp_path: Path) -> None:
     make(pixels, out, psnr_db=50, effort="fast")
     with Container.open(out) as container:
         plan, model = Plan.of((1500, 1300)), container.header.model
-        coder = FakeCoder(
-            OctavesModel(
-                model["prior"],
-                model["step"],
-                tuple(model["matrix"]),
-                tuple(model["mean"]),
-                spacing=model["spacing"],
-            ),
-            None,
-            0,
-        )
+        coder = coder_of(model)
         held: dict[Any, Decoded] = {}
         for octave in range(plan.top, 2, -1):
             for ij in plan.chunks(octave):
