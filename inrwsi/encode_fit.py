@@ -90,7 +90,7 @@ class Encoding(Protocol):
     job: Job
 
     def trial(self, model: OctavesModel, networks: Networks) -> tuple[float, float]:
-        """Bytes of all chunks of the slide, and its squared error, as a sample has it."""
+        """Bytes of all chunks of the slide, and its squared error, as a sample has it, not refined."""
         ...
 
 
@@ -206,7 +206,8 @@ def _held(kept: dict[str, np.ndarray]) -> Networks:
     return Networks(kept["weights"].tobytes(), analysis)
 
 
-def coder_of(task: Task, model: OctavesModel, networks: Networks) -> ChunkCoder:
-    """A coder that encodes with them."""
-    refine = {"fast": (), "default": QUICK, "best": THOROUGH}[task.options.octaves.effort]
+def coder_of(task: Task, model: OctavesModel, networks: Networks, *, refined: bool = True) -> ChunkCoder:
+    """A coder that encodes with them, as the effort says; not `refined`: as `fast` does."""
+    effort = task.options.octaves.effort if refined else "fast"
+    refine = {"fast": (), "default": QUICK, "best": THOROUGH}[effort]
     return ChunkCoder(model, networks.weights, task.device, encoder=True, analysis=networks.analysis, refine=refine)

@@ -18,10 +18,10 @@ PATIENCE_AT, PATIENCE, PATIENCE_RISE = 6.0, (0.45, 0.5), (0.04, 0.2)
 LEAST_PATIENCE, MOST_PATIENCE = 0.3, 2.5
 # What share of that counts where coefficients are refined.
 REFINED_PATIENCE = 0.8
-# What share of that counts at a chunk's outer sites, where the wavelet's errors add up: of details across its left and
-# upper border, of those along it; of the same at its right and lower one. Squared error within two pixels of borders is
-# 18 % above the rest's without, and 3 % with them (`benchmarks.seams`).
-BORDER_PATIENCE = (0.1, 0.3, 0.15, 0.45)
+# What share of that counts at a chunk's outer sites, where the wavelet's errors add up, and errors so many times more:
+# of details across its border, and of those along it. (Less patience alone would leave the trellis's path to others.)
+# So squared error within two pixels of borders is level with the rest's (`benchmarks.seams`).
+BORDER_SHARES = (0.55, 0.8)
 _HORIZONTAL, _VERTICAL = ([n for n in range(9) if n % 3 in bands] for bands in ((0, 2), (1, 2)))  # the diagonal is both
 
 
@@ -38,6 +38,7 @@ class Choices:
     def __init__(self, model: OctavesModel, tables: FrequencyTables, units: np.ndarray, patience: np.ndarray) -> None:
         self._model, self._tables = model, tables
         self._units, self._worth = units, patience * np.float32(3 * octaves.RATE_WEIGHT * model.spread**2)
+        self._counts = 1 / _border_shares(*units.shape[:2])
         self._states, self._coded = np.zeros(trellis.PATHS, np.uint8), 0
         self.said: list[tuple[np.ndarray, np.ndarray]] = []
         """Of each pass the shifts, and then the symbols, each with their rows of the tables."""
@@ -48,8 +49,8 @@ class Choices:
         scales = rows_of(self._model, scales)
         self._coded += 2 * bands * self._model.shifted
         wanted, worth = of_pass(self._units, number), of_pass(self._worth, number)
-        begun = (self._coded, self._states)
-        symbols, second = trellis.choose(wanted, means, scales, worth, spacing, self._tables, begun)
+        counts, begun = of_pass(self._counts, number), (self._coded, self._states)
+        symbols, second = trellis.choose(wanted, means, scales, counts, worth, spacing, self._tables, begun)
         self._coded += int(np.count_nonzero(scales))
         if self._model.shifted:
             own = shifts.best(symbols, scales, bands, self._tables, second)
@@ -96,11 +97,11 @@ def patience_of(h: int, w: int, patience: tuple[float, float]) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def _border_shares(h: int, w: int) -> np.ndarray:
-    """(h, w, 9) float32: 1, and at the outer sites what `BORDER_PATIENCE` says; in corners the less."""
+    """(h, w, 9) float32: 1, and at the outer sites what `BORDER_SHARES` says; in corners the less."""
     lines = []
     for size, across in ((h, _VERTICAL), (w, _HORIZONTAL)):
         line = np.ones((size, 9), np.float32)
-        line[0, :], line[-1, :] = BORDER_PATIENCE[1], BORDER_PATIENCE[3]
-        line[0, across], line[-1, across] = BORDER_PATIENCE[0], BORDER_PATIENCE[2]
+        line[[0, -1]] = BORDER_SHARES[1]
+        line[np.ix_([0, -1], across)] = BORDER_SHARES[0]
         lines.append(line)
     return np.minimum(lines[0][:, None], lines[1][None])

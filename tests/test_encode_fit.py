@@ -116,7 +116,10 @@ def test_the_priors_networks_are_kept_where_they_are_cheaper(tmp_path: Path, mon
 
 
 def test_what_a_trial_says_is_what_the_files_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The slide is one unit, so the sample is the slide: bytes and squared error of a trial are those of the file."""
+    """The slide is one unit, so the sample is the slide: bytes and squared error of a trial are those of the file.
+
+    And they are the same where the file is refined: a trial never is.
+    """
     trial, found = encode_octaves._Coder.trial, []
 
     def heard(coder: Any, model: OctavesModel, networks: Networks) -> tuple[float, float]:
@@ -124,7 +127,13 @@ def test_what_a_trial_says_is_what_the_files_are(tmp_path: Path, monkeypatch: py
         return found[-1][1:]
 
     monkeypatch.setattr(encode_octaves._Coder, "trial", heard)
+    refined = make(picture(), tmp_path / "refined.cinr", quality=60)
+    before = found.copy()
+    found.clear()
+    monkeypatch.setattr(encode_fit, "QUICK", ())
     report = make(picture(), tmp_path / "a.cinr", quality=60)
+    assert [each[1:] for each in found] == [each[1:] for each in before]
+    assert report.psnr_db != refined.psnr_db
     weights = check(tmp_path / "a.cinr", report, picture())
     (own,) = (each for each in found if each[0].weights == weights)
     with Container.open(tmp_path / "a.cinr") as container:

@@ -81,19 +81,19 @@ def test_bits_at_borders_count_by_side_and_band() -> None:
     assert shares.shape == (4, 6, 9)
     assert (shares[1:3, 1:5] == 1).all()
     found = {where: tuple(shares[where][:3].tolist()) for where in ((1, 0), (0, 2), (2, 5), (3, 3), (0, 0), (3, 0))}
-    across, along, last_across, last_along = np.float32(octave_choices.BORDER_PATIENCE).tolist()
+    across, along = np.float32(octave_choices.BORDER_SHARES).tolist()
     assert found == {  # horizontal, vertical, diagonal
         (1, 0): (across, along, across),
         (0, 2): (along, across, across),
-        (2, 5): (last_across, last_along, last_across),
-        (3, 3): (last_along, last_across, last_across),
+        (2, 5): (across, along, across),
+        (3, 3): (along, across, across),
         (0, 0): (across, across, across),
-        (3, 0): (across, last_across, across),
+        (3, 0): (across, across, across),
     }
     assert (shares[..., 3:6] == shares[..., :3]).all()
     of_colour = octave_choices.of_pass(shares, 3)
-    found = {share: int((of_colour == share).sum()) for share in (1, across, along, last_across, last_along)}
-    assert found == {1: 24, across: 20, along: 6, last_across: 16, last_along: 6}  # 8 of 12 sites lie at a border
+    found = {share: int((of_colour == share).sum()) for share in (1, across, along)}
+    assert found == {1: 24, across: 36, along: 12}  # 8 of 12 sites lie at a border
     counts = octave_choices.patience_of(4, 6, (0.5, 2.0))
     assert (counts[..., :3] == 0.5 * shares[..., :3]).all()
     assert (counts[..., 3:] == 2.0 * shares[..., 3:]).all()

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from inrwsi import octave_choices
 from inrwsi.coding import rans, trellis
 from inrwsi.coding.tables import FrequencyTables
 from inrwsi.encode import encode
@@ -19,7 +20,7 @@ from inrwsi.fields.octaves_integer import PASSES, IntegerNet, net_of
 from inrwsi.fields.octaves_model import SHIFTED, Decoded, OctavesModel, spacing_at
 from inrwsi.formats.container import Container
 from inrwsi.formats.source import open_source
-from inrwsi.octave_choices import rows_of
+from inrwsi.octave_choices import Choices, rows_of
 from inrwsi.octave_chunks import MOST_SYMBOL
 from inrwsi.options import EncodeOptions
 from inrwsi.sample import sample_region
@@ -78,11 +79,15 @@ def test_a_trellis_is_worth_its_decibels() -> None:
     wanted = rng.uniform(-60, 60, 40_000).astype(np.float32)
     none = np.zeros(len(wanted), np.int32)
     symbols, second = trellis.choose(
-        wanted, none, np.full(len(wanted), 50, np.uint8), none.astype(np.float32), 8, two().tables, begun()
+        wanted, none, np.full(len(wanted), 50, np.uint8), ones(wanted), 0 * wanted, 8, two().tables, begun()
     )
     error = ((trellis.values(symbols, second) / 2 - wanted) ** 2).mean()
     assert 1.24 < 10 * np.log10((1 / 12) / error) < 1.30
     assert 0.4 < second.mean() < 0.6
+
+
+def ones(wanted: np.ndarray) -> np.ndarray:
+    return np.ones_like(wanted)
 
 
 def begun(count: int = 0) -> tuple[int, np.ndarray]:
@@ -96,15 +101,16 @@ def test_no_other_symbols_cost_less() -> None:
     means = rng.integers(-60, 60, n).astype(np.int32)
     wanted = (means / 16 + rng.normal(0, 1.5, n)).astype(np.float32)
     worth = rng.uniform(0.0, 0.3, n).astype(np.float32)
+    counts = rng.uniform(0.5, 2.0, n).astype(np.float32)
     bits = trellis.bits_of(two().tables)
-    symbols, second = trellis.choose(wanted, means, scales, worth, spacing, two().tables, begun(3))
+    symbols, second = trellis.choose(wanted, means, scales, counts, worth, spacing, two().tables, begun(3))
 
     def cost(path: list[int], tried: tuple[int, ...]) -> tuple[float, list[int]]:
         state, total, odd = 0, 0.0, []
         for i, y in zip(path, tried, strict=True):
             odd.append(state & 1)
             value = means[i] / 16 + spacing / 16 * (2 * y - odd[-1] * np.sign(y))
-            total += (wanted[i] - value) ** 2 + worth[i] * bits[odd[-1], scales[i], y + 127]
+            total += counts[i] * (wanted[i] - value) ** 2 + worth[i] * bits[odd[-1], scales[i], y + 127]
             state = int(trellis.WALK[state, y & 1])
         return total, odd
 
@@ -114,13 +120,27 @@ def test_no_other_symbols_cost_less() -> None:
         assert mine == pytest.approx(min(cost(path, tried)[0] for tried in itertools.product(range(-6, 7), repeat=3)))
 
 
+def test_errors_count_for_more_at_borders() -> None:
+    """There they are a quarter smaller than elsewhere in a pass; by patience alone it is 8 %."""
+    units = np.random.default_rng(2).laplace(0, 1.5, (64, 64, 9)).astype(np.float32)
+    choices = Choices(MODEL.at(round(7.6 * 1024)), two().tables, units, octave_choices.patience_of(64, 64, (0.7, 0.7)))
+    wanted = octave_choices.of_pass(units, 2)
+    said = choices(2, np.zeros(len(wanted), np.int32), np.full(len(wanted), 36, np.uint8))
+    errors = (said - wanted) ** 2  # values are a unit apart
+    outer = np.zeros((64, 64, 9), bool)
+    outer[[0, -1]] = outer[:, [0, -1]] = True
+    at_border = octave_choices.of_pass(outer, 2)
+    assert at_border.sum() == 756
+    assert errors[at_border].mean() / errors[~at_border].mean() == pytest.approx(0.772, abs=0.02)
+
+
 def test_one_quantiser_has_whole_units() -> None:
     """And of it, too, the symbols are those that cost least, whichever rows the tables have beside."""
     wanted = np.linspace(-4.4, 4.4, 200).astype(np.float32)
     means, scales = np.full(200, 5, np.int32), np.full(200, 38, np.uint8)
     worth = np.full(200, 0.2, np.float32)
     for tables in (prior().tables, two().tables):
-        symbols, second = trellis.choose(wanted, means, scales, worth, None, tables, begun())
+        symbols, second = trellis.choose(wanted, means, scales, ones(wanted), worth, None, tables, begun())
         assert not second.any()
         tried = np.arange(-7, 8)
         costs = (wanted[:, None] - 5 / 16 - tried) ** 2 + 0.2 * trellis.bits_of(tables)[0, 38, tried + 127]
@@ -132,9 +152,10 @@ def test_symbols_that_are_skipped_take_no_part() -> None:
     wanted = np.full(8, 2.3, np.float32)
     none, few = np.zeros(8, np.int32), scales > 0
     worth = np.zeros(8, np.float32)
-    symbols, second = trellis.choose(wanted, none, scales, worth, 16, two().tables, begun())
+    symbols, second = trellis.choose(wanted, none, scales, ones(wanted), worth, 16, two().tables, begun())
     assert not symbols[~few].any()
-    kept = trellis.choose(wanted[few], none[few], scales[few], worth[few], 16, two().tables, begun())
+    one = ones(wanted)[few]
+    kept = trellis.choose(wanted[few], none[few], scales[few], one, worth[few], 16, two().tables, begun())
     assert (symbols[few] == kept[0]).all()
     assert (second[few] == kept[1]).all()
 
@@ -173,7 +194,7 @@ def test_the_decoder_walks_as_the_encoder_did(count: int) -> None:
         worth = np.full(count, 0.05, np.float32)
         between = rng.integers(-3, 4, 5).astype(np.int32)
         at = (at[0] + 5, at[1])
-        own, second = trellis.choose(wanted, np.zeros(count, np.int32), scales, worth, 10, tables, at)
+        own, second = trellis.choose(wanted, np.zeros(count, np.int32), scales, ones(wanted), worth, 10, tables, at)
         at = (at[0] + int(np.count_nonzero(scales)), at[1])
         parts.append((scales, between, trellis.values(own, second)))
         rows += [np.full(5, 24, np.uint8), scales + 64 * second]

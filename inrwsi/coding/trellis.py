@@ -65,18 +65,20 @@ def choose(
     wanted: np.ndarray,
     means: np.ndarray,
     scales: np.ndarray,
+    counts: np.ndarray,
     worth: np.ndarray,
     spacing: int | None,
     tables: FrequencyTables,
     begun: tuple[int, np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The symbols of a pass that cost least: squared error in units, and bits (Viterbi 1967).
+    """The symbols of a pass that cost least: squared error, and bits (Viterbi 1967).
 
     Args:
         wanted: (n,) float32, in units.
         means: (n,) int32, in 1 / 16 unit.
         scales: (n,) uint8 rows of the first quantiser; of row 0 the symbol is 0 and takes no part.
-        worth: (n,) float32, squared units that a bit is worth.
+        counts: (n,) float32, what a squared unit of error counts.
+        worth: (n,) float32, what a bit counts.
         spacing: of values, in 1 / 16 unit; None: there is no trellis, but one quantiser of whole units.
         tables: of both quantisers, the second's rows after the first's.
         begun: coded symbols before these, and (PATHS,) uint8 the states they left; which are moved on.
@@ -88,7 +90,7 @@ def choose(
     symbols, second = np.zeros(len(wanted), np.int32), np.zeros(len(wanted), np.uint8)
     walk, ways = (_ONE, _ONE_FROM) if spacing is None else (WALK, _FROM)
     apart = (spacing or HALF) / 16
-    _choose(wanted, means, scales, worth, apart, bits_of(tables), walk, ways, count, states, symbols, second)
+    _choose(wanted, means, scales, counts, worth, apart, bits_of(tables), walk, ways, count, states, symbols, second)
     return symbols, second
 
 
@@ -119,6 +121,7 @@ def _choose(
     wanted: np.ndarray,
     means: np.ndarray,
     scales: np.ndarray,
+    counts: np.ndarray,
     worth: np.ndarray,
     spacing: float,
     bits: np.ndarray,
@@ -159,7 +162,7 @@ def _choose(
                     more = bits[odd, scale, symbol + limit]
                 else:
                     more = bits[odd, scale, 2 * limit + 1] + _FAR_BITS
-                total = ((size_of - near) * spacing) ** 2 + worth[i] * more
+                total = counts[i] * ((size_of - near) * spacing) ** 2 + worth[i] * more
                 if total < branch[b]:
                     branch[b], found[coded, b] = total, symbol
                 if near <= least:
