@@ -23,7 +23,7 @@ import numpy as np
 
 from inrwsi.coding import trellis
 from inrwsi.coding.rans import Decoder, encode
-from inrwsi.coding.tables import TOTAL, FrequencyTables, logistic_pmf, quantise_pmf
+from inrwsi.coding.tables import TOTAL, FrequencyTables, logistic_pmf, quantise_pmf, quantiser_rows
 from inrwsi.config import to_dict
 from inrwsi.job import write_whole
 
@@ -79,7 +79,7 @@ class Stream:
     @property
     def rows(self) -> np.ndarray:
         """(n,) uint8, of the tables."""
-        return self.scales + self.second * np.uint8(self.tables.n_scales)
+        return quantiser_rows(self.scales, self.second)
 
 
 def stream(n: int, seed: int, mean_log_scale: float) -> Stream:

@@ -18,6 +18,7 @@ import numpy as np
 from inrwsi.coding.lifting import PIXEL_UNIT
 from inrwsi.errors import UsageError
 from inrwsi.fields.octaves_model import CHUNK_PX, FEATURES, Decoded, coarsest_octave
+from inrwsi.fit.quality import squared_error
 from inrwsi.geometry import Rect, chunk_rect, grid_wh, octave_wh
 from inrwsi.octave_chunks import ChunkCoder
 from inrwsi.tissue import is_blank
@@ -222,7 +223,7 @@ def scan_unit(coder: ChunkCoder, plan: Plan, unit_ij: Ij, pixels: np.ndarray, gl
         own = tuple(int(v) for v in np.rint(known.mean(axis=0)))
         found = [None if colour is None else own for colour in found]
     channels = pixels.shape[2]
-    sse = sum(_squares(view, np.array(c)) for view, c in zip(views, found, strict=True) if c is not None)
+    sse = sum(squared_error(view, np.array(c)) for view, c in zip(views, found, strict=True) if c is not None)
     record = _SSE.pack(sse) + b"".join(bytes(1 + channels) if c is None else bytes((1, *c)) for c in found)
     if None not in found and len(set(found)) == 1:
         dot = np.array(found[0], np.uint8).reshape(1, 1, -1)
@@ -302,7 +303,7 @@ def encode_unit(
             continue
         payloads[octave, ij], decoded = coder.encode(octave, targets.pop((octave, ij)), below)
         if octave == 0:
-            sse += _squares(_view(plan.rect(0, ij), origin, pixels), coder.rgb(decoded)[..., : pixels.shape[2]])
+            sse += squared_error(_view(plan.rect(0, ij), origin, pixels), coder.rgb(decoded)[..., : pixels.shape[2]])
         else:
             finer = octave - 1
             waiting += [(finer, child, quadrant(plan, finer, child, decoded)) for child in plan.children(octave, ij)]
@@ -332,12 +333,6 @@ def as_rgb(pixels: np.ndarray) -> np.ndarray:
 
 def _view(rect: Rect, origin: Rect, pixels: np.ndarray) -> np.ndarray:
     return pixels[rect.y - origin.y :, rect.x - origin.x :][: rect.h, : rect.w]
-
-
-def _squares(a: np.ndarray, b: np.ndarray) -> int:
-    """Sum of squared differences of two uint8 arrays."""
-    difference = a.astype(np.int32) - b
-    return int((difference * difference).sum(dtype=np.int64))
 
 
 def _above_hw(plan: Plan, unit_ij: Ij) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 from inrwsi.coding import rans, shifts, trellis
-from inrwsi.coding.tables import MOST_SCALES, FrequencyTables
+from inrwsi.coding.tables import FrequencyTables, quantiser_rows
 from inrwsi.fields import octaves
 from inrwsi.fields.octaves_integer import PASSES
 from inrwsi.fields.octaves_model import OctavesModel
@@ -56,7 +56,7 @@ class Choices:
             own = shifts.best(symbols, scales, bands, self._tables, second)
             self.said.append((own, shifts.own_scales(bands)))
             scales = shifts.shifted(scales, own)
-        self.said.append((symbols, scales + second * np.uint8(MOST_SCALES)))
+        self.said.append((symbols, quantiser_rows(scales, second)))
         return symbols if spacing is None else trellis.values(symbols, second)
 
     def stream(self) -> bytes:

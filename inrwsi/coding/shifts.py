@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numba import njit
 
-from inrwsi.coding.tables import MOST_SCALES, FrequencyTables
+from inrwsi.coding.tables import MOST_SCALES, FrequencyTables, quantiser_rows
 
 OWN_SCALE = 24  # of the shifts' symbols: 0 costs 0.6 bits, 1 costs 2.7, 4 costs 12
 WIDE_FROM = 32  # one class alone gains a tenth less, and so do two that part at 24 or 38
@@ -58,7 +58,7 @@ def best(
     """
     costs, zero = _costs_by_shift(tables), tables.limit
     own = costs[OWN_SCALE, zero - MOST_SHIFT : zero + MOST_SHIFT + 1, MOST_SHIFT]
-    rows = scales if second is None else scales + second * np.uint8(MOST_SCALES)
+    rows = scales if second is None else quantiser_rows(scales, second)
     found = _costs(symbols, scales, rows, bands, costs) + own
     return (found.argmin(1) - MOST_SHIFT).astype(np.int32)
 

@@ -22,6 +22,11 @@ MOST_L = 127
 VARINT_BITS = 8  # an escaped value follows its escape in LEB128 bytes, each coded as 8 plain bits
 
 
+def quantiser_rows(scales: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Rows of the tables, (n,) uint8, for scale indices (n,) uint8; `second` (n,) is 1 for the second quantiser."""
+    return scales + second * np.uint8(MOST_SCALES)
+
+
 @dataclass(frozen=True, eq=False)
 class FrequencyTables:
     """Frequencies and what the coder looks up in them; make it with `from_frequencies`. All arrays are read-only.

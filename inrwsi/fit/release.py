@@ -57,13 +57,10 @@ def release(
     """A prior of the networks of `model`; in the integers of `like`, where it was trained in those."""
     rng = np.random.default_rng(seed)
     recipe = Recipe()
-
-    def steps(count: int, least_step: float) -> np.ndarray:
-        return np.exp(rng.uniform(np.log(least_step), np.log(recipe.most_step), count))
-
+    steps = np.exp(rng.uniform(np.log(recipe.least_step), np.log(recipe.most_step), CALIBRATION_CROPS))
     batches = (
         (torch.from_numpy(crops(10**9 + n))[None], torch.full((1, 1, 1, 1), float(step)))
-        for n, step in enumerate(steps(CALIBRATION_CROPS, recipe.least_step))
+        for n, step in enumerate(steps)
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # the model adds noise to the coarsest octave
