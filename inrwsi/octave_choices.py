@@ -16,6 +16,9 @@ from inrwsi.fields.octaves_model import OctavesModel
 # equal step of six grey levels, and what a step twice as coarse adds. A tenth more or less changes 0.1 % of the bits.
 PATIENCE_AT, PATIENCE, PATIENCE_RISE = 6.0, (0.45, 0.5), (0.04, 0.2)
 LEAST_PATIENCE, MOST_PATIENCE = 0.3, 2.5
+# Bits of colour count so many times more where steps follow activity: for MS-SSIM, which is of luma. It takes 1.8 %
+# fewer bits at equal MS-SSIM of four crops of a slide, 3.3 % of three other images; 5 and 6 % more at equal PSNR.
+ACTIVE_COLOUR = 2.5
 # What share of that counts where coefficients are refined.
 REFINED_PATIENCE = 0.8
 # What share of that counts at a chunk's outer sites, where the wavelet's errors add up, and errors so many times more:
@@ -77,14 +80,14 @@ def of_pass(values: np.ndarray, number: int) -> np.ndarray:
     return np.stack((own[0::2, int(white) :: 2], own[1::2, int(not white) :: 2])).reshape(-1)
 
 
-def patience_at(equal_step: float, share: float = 1.0) -> tuple[float, float]:
-    """How much bits of brightness and of colour count at a slide's step, in grey levels: `share` of the rule's."""
-    doublings = float(np.log2(equal_step / PATIENCE_AT))
+def patience_at(model: OctavesModel, share: float = 1.0) -> tuple[float, float]:
+    """How much bits of brightness and of colour count at a slide's step: `share` of the rule's."""
+    doublings = float(np.log2(model.equal_step / PATIENCE_AT))
     luma, colour = (
         min(max(base + rise * doublings, LEAST_PATIENCE), MOST_PATIENCE)
         for base, rise in zip(PATIENCE, PATIENCE_RISE, strict=True)
     )
-    return share * luma, share * colour
+    return share * luma, share * colour * (ACTIVE_COLOUR if model.active else 1.0)
 
 
 @lru_cache(maxsize=64)

@@ -79,7 +79,7 @@ class ChunkCoder:
         self._analyses = [_analysis(t, device) for t in analysis or prior.analysis] if encoder else []
         used = replace(prior, nets=self._weights.nets)
         self._refiner = Refiner(used, device, refine, fast=self._fast, model=model) if refine else None
-        self._patience = patience_at(model.equal_step, REFINED_PATIENCE if refine else 1.0)
+        self._patience = patience_at(model, REFINED_PATIENCE if refine else 1.0)
 
     def _net(self, octave: int) -> IntegerNet:
         step = octave_step(self.model.step, octave)

@@ -14,7 +14,7 @@ from inrwsi.coding import lifting
 from inrwsi.colour import Klt
 from inrwsi.fields import octaves_prior
 from inrwsi.fields.octaves_integer import PASSES
-from inrwsi.fields.octaves_model import FEATURES, STEP_UNIT, Decoded, OctavesModel, coarsest_octave
+from inrwsi.fields.octaves_model import ACTIVITY, FEATURES, STEP_UNIT, Decoded, OctavesModel, coarsest_octave
 from inrwsi.fit.refine import QUICK, THOROUGH
 from inrwsi.octave_chunks import ChunkCoder
 from inrwsi.sample import sample_region
@@ -52,12 +52,14 @@ def plain_bytes_at(error: float, rgb: np.ndarray, model: OctavesModel, steps: tu
 
 @needs_prior
 def test_bits_count_less_at_fine_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert octave_choices.patience_at(6.0) == pytest.approx((0.45, 0.5))
-    assert octave_choices.patience_at(48.0, 0.8) == pytest.approx((0.8 * (0.45 + 3 * 0.04), 0.8 * (0.5 + 3 * 0.2)))
-    assert octave_choices.patience_at(0.1) == (0.3, 0.3)
     rgb, model = slide()
+    fine, middle, coarse = (replace(model, step=int(n * STEP_UNIT), spacing=None) for n in (0.5, 6, 48))
+    assert octave_choices.patience_at(middle) == pytest.approx((0.45, 0.5))
+    assert octave_choices.patience_at(coarse, 0.8) == pytest.approx((0.8 * (0.45 + 3 * 0.04), 0.8 * (0.5 + 3 * 0.2)))
+    assert octave_choices.patience_at(fine) == pytest.approx((0.45 + 0.04 * np.log2(1 / 12), 0.3))
+    assert octave_choices.patience_at(replace(middle, steps=ACTIVITY)) == pytest.approx((0.45, 1.25))  # colour less
     by_step = code(ChunkCoder(model.at(4 * STEP_UNIT), None, CPU, encoder=True), rgb)
-    monkeypatch.setattr(octave_chunks, "patience_at", lambda step, share: (1.0, 1.75))  # as it was at every step
+    monkeypatch.setattr(octave_chunks, "patience_at", lambda model, share: (1.0, 1.75))  # as it was at every step
     assert sum(map(len, by_step[0])) < 0.996 * plain_bytes_at(by_step[2], rgb, model, (3, 4))
 
 
