@@ -76,7 +76,7 @@ def test_a_part_of_a_chunk() -> None:
     assert Decoded(whole.pixels, None).cut(0, 0, 1, 1).features is None
 
 
-def test_bits_at_borders_count_by_side_and_band() -> None:
+def test_bits_at_borders_count_by_band() -> None:
     shares = octave_choices._border_shares(4, 6)
     assert shares.shape == (4, 6, 9)
     assert (shares[1:3, 1:5] == 1).all()

@@ -79,15 +79,11 @@ def test_a_trellis_is_worth_its_decibels() -> None:
     wanted = rng.uniform(-60, 60, 40_000).astype(np.float32)
     none = np.zeros(len(wanted), np.int32)
     symbols, second = trellis.choose(
-        wanted, none, np.full(len(wanted), 50, np.uint8), ones(wanted), 0 * wanted, 8, two().tables, begun()
+        wanted, none, np.full(len(wanted), 50, np.uint8), np.ones_like(wanted), 0 * wanted, 8, two().tables, begun()
     )
     error = ((trellis.values(symbols, second) / 2 - wanted) ** 2).mean()
     assert 1.24 < 10 * np.log10((1 / 12) / error) < 1.30
     assert 0.4 < second.mean() < 0.6
-
-
-def ones(wanted: np.ndarray) -> np.ndarray:
-    return np.ones_like(wanted)
 
 
 def begun(count: int = 0) -> tuple[int, np.ndarray]:
@@ -140,7 +136,7 @@ def test_one_quantiser_has_whole_units() -> None:
     means, scales = np.full(200, 5, np.int32), np.full(200, 38, np.uint8)
     worth = np.full(200, 0.2, np.float32)
     for tables in (prior().tables, two().tables):
-        symbols, second = trellis.choose(wanted, means, scales, ones(wanted), worth, None, tables, begun())
+        symbols, second = trellis.choose(wanted, means, scales, np.ones_like(wanted), worth, None, tables, begun())
         assert not second.any()
         tried = np.arange(-7, 8)
         costs = (wanted[:, None] - 5 / 16 - tried) ** 2 + 0.2 * trellis.bits_of(tables)[0, 38, tried + 127]
@@ -152,9 +148,9 @@ def test_symbols_that_are_skipped_take_no_part() -> None:
     wanted = np.full(8, 2.3, np.float32)
     none, few = np.zeros(8, np.int32), scales > 0
     worth = np.zeros(8, np.float32)
-    symbols, second = trellis.choose(wanted, none, scales, ones(wanted), worth, 16, two().tables, begun())
+    symbols, second = trellis.choose(wanted, none, scales, np.ones_like(wanted), worth, 16, two().tables, begun())
     assert not symbols[~few].any()
-    one = ones(wanted)[few]
+    one = np.ones_like(wanted[few])
     kept = trellis.choose(wanted[few], none[few], scales[few], one, worth[few], 16, two().tables, begun())
     assert (symbols[few] == kept[0]).all()
     assert (second[few] == kept[1]).all()
@@ -194,7 +190,9 @@ def test_the_decoder_walks_as_the_encoder_did(count: int) -> None:
         worth = np.full(count, 0.05, np.float32)
         between = rng.integers(-3, 4, 5).astype(np.int32)
         at = (at[0] + 5, at[1])
-        own, second = trellis.choose(wanted, np.zeros(count, np.int32), scales, ones(wanted), worth, 10, tables, at)
+        own, second = trellis.choose(
+            wanted, np.zeros(count, np.int32), scales, np.ones_like(wanted), worth, 10, tables, at
+        )
         at = (at[0] + int(np.count_nonzero(scales)), at[1])
         parts.append((scales, between, trellis.values(own, second)))
         rows += [np.full(5, 24, np.uint8), scales + 64 * second]
