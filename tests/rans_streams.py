@@ -29,7 +29,8 @@ def draw(n: int, seed: int, tables: FrequencyTables = TABLES) -> tuple[np.ndarra
     rng = np.random.default_rng(seed)
     runs = rng.integers(1, tables.n_scales, n // 8 + 1) * (rng.random(n // 8 + 1) < 0.67)
     scales = np.repeat(runs, 8)[:n].astype(np.uint8)
-    columns = tables.columns[scales, rng.integers(0, TOTAL, n)].astype(np.int32)
+    spans, slots = tables.spans[scales], rng.integers(0, TOTAL, n)[:, None]
+    columns = (((spans >> 16) <= slots) & (slots < (spans >> 16) + (spans & 0xFFFF))).argmax(axis=1).astype(np.int32)
     symbols = columns - tables.limit
     escaped = columns == 2 * tables.limit + 1
     symbols[escaped] = rng.integers(-300, 300, escaped.sum())

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from inrwsi.coding.tables import PRECISION_BITS, TOTAL, FrequencyTables, logistic_pmf, quantise_pmf
+from inrwsi.coding.tables import BUCKET_BITS, PRECISION_BITS, TOTAL, FrequencyTables, logistic_pmf, quantise_pmf
 
 LIMIT = 3
 
@@ -45,9 +45,16 @@ def test_layout_gives_every_slot_to_one_symbol_and_the_first_ones_to_0() -> None
     assert (freq == frequencies[1]).all()
     assert first[LIMIT] == 0
     assert tables.zero[1] == frequencies[1, LIMIT]
+    column_of = np.full(TOTAL, -1)
     for column in range(2 * LIMIT + 2):
-        slots = np.flatnonzero(tables.columns[1] == column)
-        assert slots.tolist() == list(range(int(first[column]), int(first[column]) + int(freq[column])))
+        own = column_of[int(first[column]) : int(first[column]) + int(freq[column])]
+        assert (own == -1).all()
+        own[:] = column
+    assert column_of.min() >= 0
+    zero, width = int(tables.zero[1]), 1 << BUCKET_BITS
+    for bucket, begin in enumerate(range(0, TOTAL, width)):
+        if begin + width > zero:  # another is never asked
+            assert tables.begins[1, bucket] == column_of[max(begin, zero)]
 
 
 def test_tables_are_a_copy_and_cannot_be_written() -> None:
@@ -55,7 +62,7 @@ def test_tables_are_a_copy_and_cannot_be_written() -> None:
     tables = FrequencyTables.from_frequencies(frequencies)
     frequencies[:] = 0
     assert tables.frequencies.sum() == 2 * TOTAL
-    for array in (tables.frequencies, tables.zero, tables.spans, tables.columns):
+    for array in (tables.frequencies, tables.zero, tables.spans, tables.begins):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 0
 

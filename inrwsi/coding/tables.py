@@ -17,6 +17,9 @@ import numpy as np
 # as it is. A part of the file format, and of machine code that numba keeps by the text of rans.py alone.
 PRECISION_BITS = 15
 TOTAL = 1 << PRECISION_BITS
+# Slots that share where the search for their column begins. A table of all slots takes 4 MB: beside a chunk's other work
+# it falls out of the caches, and a look-up takes three times as long. Kept in machine code, too, by rans.py's text.
+BUCKET_BITS = 7
 MOST_SCALES = 64
 MOST_L = 127
 VARINT_BITS = 8  # an escaped value follows its escape in LEB128 bytes, each coded as 8 plain bits
@@ -35,13 +38,14 @@ class FrequencyTables:
         frequencies: (rows, 2L + 2) uint16, each row's sum is TOTAL.
         zero: (rows,) uint16, of symbol 0, which takes the slots from 0 on, so that one comparison finds it.
         spans: (rows, 2L + 2) uint32: first slot of a column << 16 | its frequency.
-        columns: (rows, TOTAL) uint8: slot to column. Symbol 0 first, then the others in their order.
+        begins: (rows, TOTAL >> BUCKET_BITS) uint8: of each bucket of slots, the column of the first of them that is not
+            symbol 0's. The slots are symbol 0's, then the others' in their order.
     """
 
     frequencies: np.ndarray
     zero: np.ndarray
     spans: np.ndarray
-    columns: np.ndarray
+    begins: np.ndarray
 
     @property
     def n_scales(self) -> int:
@@ -82,7 +86,11 @@ class FrequencyTables:
         spans = np.empty((n_rows, n_columns), np.uint32)
         spans[:, order] = (np.cumsum(ordered, axis=1, dtype=np.uint32) - ordered) << 16 | ordered
         columns = np.repeat(np.tile(order.astype(np.uint8), n_rows), ordered.ravel()).reshape(n_rows, TOTAL)
-        return cls(*(_frozen(a) for a in (frequencies, frequencies[:, middle], spans, columns)))
+        zero = frequencies[:, middle]
+        # A bucket of symbol 0 alone is never asked: any column serves.
+        first = np.maximum(np.arange(0, TOTAL, 1 << BUCKET_BITS), zero[:, None])
+        begins = np.take_along_axis(columns, first, axis=1)
+        return cls(*(_frozen(a) for a in (frequencies, zero, spans, begins)))
 
     def bits(self) -> np.ndarray:
         """What each symbol costs, (rows, 2L + 2) float64: for an encoder's choices, never for a reported size.
