@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import imagecodecs
@@ -77,7 +77,7 @@ def measure(tested: Tested) -> Speed:
         torch_threads=torch.get_num_threads(),
         piece=f"{bulk.w} x {bulk.h} pixels at ({bulk.x}, {bulk.y})",
         encode=tuple(encode_speeds(tested)),
-        views=tuple(_view(label, step, wh, ms, views, openjpeg_ms) for label, step, wh, ms in views),
+        views=tuple(_view(view, openjpeg_ms) for view in views),
         openjpeg_ms=openjpeg_ms,
         native_psnr_db=native_db,
         bulk_mpx_s=megapixels / min(bulk_s),
@@ -87,32 +87,56 @@ def measure(tested: Tested) -> Speed:
     )
 
 
-View = tuple[str, float, tuple[int, int], Spread]
+@dataclass(frozen=True)
+class Timed:
+    """One kind of view: milliseconds of each time, and each as a multiple of the native view's just before it."""
+
+    label: str
+    step: float
+    out_wh: tuple[int, int]
+    ms: tuple[float, ...]
+    to_native: tuple[float, ...]
 
 
-def _view(
-    label: str, step: float, wh: tuple[int, int], ms: Spread, views: Sequence[View], openjpeg_ms: Spread
-) -> ViewTime:
-    native_ms = next(m for name, _, _, m in views if name == "1:1").median
-    return ViewTime(label, step, wh, ms, ms.median / native_ms, ms.median / openjpeg_ms.median)
+def _view(view: Timed, openjpeg_ms: Spread) -> ViewTime:
+    ms = spread(list(view.ms))
+    ratio = median(view.to_native)
+    return ViewTime(view.label, view.step, view.out_wh, ms, ratio, ms.median / openjpeg_ms.median)
 
 
-def view_times(rgb: np.ndarray, cinr: Path) -> tuple[list[View], list[Rect]]:
-    """Views of 512 x 512 at every octave, between the two finest, and of the whole; and where the native ones are."""
+def view_times(rgb: np.ndarray, cinr: Path) -> tuple[list[Timed], list[Rect]]:
+    """Views of 512 x 512 at every octave, between the two finest, and of the whole; and where the native ones are.
+
+    Before each view a native one is timed: a machine of many tenants has slow and fast seconds, and both get the same.
+    """
     wh = (rgb.shape[1], rgb.shape[0])
+    native = busiest(rgb, VIEW_PX) or [Rect(0, 0, min(VIEW_PX, wh[0]), min(VIEW_PX, wh[1]))]
+    read(cinr, native[0], (native[0].w, native[0].h))  # what compiles, compiles now
     octaves = [2.0**k for k in range(1, 24) if VIEW_PX << k <= min(wh)]
-    steps = sorted([1.0, *BETWEEN, *octaves])
-    plan = [(f"1:{s:g}", s, busiest(rgb, round(VIEW_PX * s))) for s in steps if round(VIEW_PX * s) <= min(wh)]
-    plan = plan or [("1:1", 1.0, [Rect(0, 0, min(VIEW_PX, wh[0]), min(VIEW_PX, wh[1]))])]
-    read(cinr, plan[0][2][0], (plan[0][2][0].w, plan[0][2][0].h))  # what compiles, compiles now
-    found = []
-    for label, step, places in plan:
-        out_wh = (round(places[0].w / step), round(places[0].h / step))
-        found.append((label, step, out_wh, _timed_views(cinr, places, out_wh)))
+    steps = [s for s in sorted([*BETWEEN, *octaves]) if round(VIEW_PX * s) <= min(wh)]
+    plan = [(f"1:{s:g}", s, busiest(rgb, round(VIEW_PX * s)), (VIEW_PX, VIEW_PX)) for s in steps]
     whole = max(wh) / VIEW_PX
     out_wh = (max(1, round(wh[0] / whole)), max(1, round(wh[1] / whole)))
-    found.append(("whole", whole, out_wh, _timed_views(cinr, [Rect(0, 0, *wh)], out_wh)))
-    return found, plan[0][2]
+    plan.append(("whole", whole, [Rect(0, 0, *wh)], out_wh))
+    timed_views = [(view, _beside_native(cinr, view[2], view[3], native)) for view in plan]
+    native_ms = tuple(n for _, pairs in timed_views for n, _ in pairs)
+    found = [Timed("1:1", 1.0, (native[0].w, native[0].h), native_ms, (1.0,))]
+    for (label, step, _, size), pairs in timed_views:
+        found.append(Timed(label, step, size, tuple(ms for _, ms in pairs), tuple(ms / n for n, ms in pairs)))
+    return found, native
+
+
+def _beside_native(
+    cinr: Path, places: Sequence[Rect], out_wh: tuple[int, int], native: Sequence[Rect]
+) -> list[tuple[float, float]]:
+    """Milliseconds of a native view and of this one, one after the other: REPEATS times each of PLACES, in turn."""
+    pairs = []
+    for number in range(REPEATS * PLACES):
+        near, place = native[number % len(native)], places[number % len(places)]
+        native_s = timed(lambda near=near: read(cinr, near, (near.w, near.h)))[1]  # type: ignore[misc]
+        view_s = timed(lambda place=place: read(cinr, place, out_wh))[1]  # type: ignore[misc]
+        pairs.append((1000 * native_s, 1000 * view_s))
+    return pairs
 
 
 def busiest(rgb: np.ndarray, side_px: int) -> list[Rect]:
@@ -125,13 +149,6 @@ def busiest(rgb: np.ndarray, side_px: int) -> list[Rect]:
     ]
     squares.sort(key=lambda r: -float(cut(rgb, r)[::4, ::4, 1].std()))
     return squares[:PLACES]
-
-
-def _timed_views(cinr: Path, places: Sequence[Rect], out_wh: tuple[int, int]) -> Spread:
-    ms: list[float] = []
-    for place in places:
-        ms += [1000 * s for s in repeated(lambda place=place: read(cinr, place, out_wh))]  # type: ignore[misc]
-    return spread(ms)
 
 
 def read(cinr: Path, place: Rect, out_wh: tuple[int, int]) -> np.ndarray:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 import imagecodecs
 import numpy as np
@@ -116,12 +118,30 @@ def test_views_are_of_all_octaves_and_between(monkeypatch: pytest.MonkeyPatch) -
     rgb = np.zeros((2100, 2600, 3), np.uint8)
     rgb[512:1024, 1024:1536] = np.random.default_rng(0).integers(0, 255, (512, 512, 3))
     found, places = octaves_speed.view_times(rgb, Path("x.cinr"))
-    assert [(label, wh) for label, _, wh, _ in found] == [
+    assert [(v.label, v.out_wh) for v in found] == [
         *((f"1:{s}", (512, 512)) for s in ("1", "1.5", "1.9", "2", "4")),
         ("whole", (512, 414)),
     ]
     assert places[0] == Rect(1024, 512, 512, 512)
     assert all(p.x % 512 == 0 and p.y % 512 == 0 and p.x + p.w <= 2600 and p.y + p.h <= 2100 for p, _ in asked)
+
+
+def test_a_view_is_timed_beside_a_native_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is three times slower while one kind of view is timed does not make that view slower."""
+    took = {512: 0.010, 768: 0.015, 973: 0.030, 1024: 0.020, 1100: 0.005}
+    count = iter(range(10**6))
+
+    def clock(work: Callable[[], int]) -> tuple[int, float]:
+        side = work()
+        return side, took[side] * (1.0, 3.0)[next(count) // 30 % 2]  # of 15 pairs the whole, slow every other time
+
+    monkeypatch.setattr(octaves_speed, "read", lambda cinr, place, wh: place.w)
+    monkeypatch.setattr(octaves_speed, "timed", clock)
+    found, _ = octaves_speed.view_times(np.zeros((1100, 1100, 3), np.uint8), Path("x.cinr"))
+    assert {v.label: median(v.to_native) for v in found} == pytest.approx(
+        {"1:1": 1, "1:1.5": 1.5, "1:1.9": 3, "1:2": 2, "whole": 0.5}
+    )
+    assert {v.label: len(v.ms) for v in found} == {"1:1": 60, "1:1.5": 15, "1:1.9": 15, "1:2": 15, "whole": 15}
 
 
 def test_bars_of_times() -> None:

@@ -172,11 +172,12 @@ def largest(sign: int) -> dict[str, np.ndarray]:
     return net
 
 
+@pytest.mark.parametrize("hw", [(6, 4), SITES_HW[-1]])
 @pytest.mark.parametrize("sign", [1, -1])
-def test_the_largest_sums_are_exact(sign: int) -> None:
+def test_the_largest_sums_are_exact(sign: int, hw: tuple[int, int]) -> None:
     net = largest(sign)
     check_net(net)
-    below, features = np.full((3, 6, 4), 32000, np.int16), np.full((FEATURES, 6, 4), 255, np.uint8)
+    below, features = np.full((3, *hw), 32000, np.int16), np.full((FEATURES, *hw), 255, np.uint8)
     below[:, ::2] = -32000
 
     def coder(number: int, means: np.ndarray, scales: np.ndarray) -> np.ndarray:

@@ -1,8 +1,9 @@
 """What stands between two convolutions of model `octaves` on a CPU: rescaling, rounding and borders in one pass.
 
 Numbers are bfloat16, as their bits in uint16: sums of a convolution, rounded to eight significant bits, and
-activations, whole numbers up to 255, which bfloat16 holds exactly. Arrays are channels last. Each function does what
-`octaves_integer` spells with torch, and gives the same integers; it touches memory once, where those take five turns.
+what networks see of coefficients, which it holds exactly. Activations, whole numbers from 0 to 255, are in uint8, but
+beside coefficients. Arrays are channels last. Each function does what `octaves_integer` spells with torch, and gives
+the same integers; it touches memory once, where those take five turns.
 """
 
 from __future__ import annotations
@@ -110,49 +111,51 @@ def place(
 
 @njit(**_JIT)
 def relu(total: np.ndarray, bias: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Activations of sums (n, C) uint16, in their place; bias and scale (C,) float32."""
+    """Activations (n, C) uint8 of sums (n, C) uint16; bias and scale (C,) float32."""
     n, channels = total.shape
+    out = np.empty((n, channels), np.uint8)
     for i in range(n):
         for k in range(channels):
-            total[i, k] = _narrow(_activation(_wide(total[i, k]), bias[k], scale[k]))
-    return total
+            out[i, k] = np.uint8(_activation(_wide(total[i, k]), bias[k], scale[k]))
+    return out
 
 
 @njit(**_JIT)
 def relu_of_two(total: np.ndarray, other: np.ndarray, bias: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """The same of two sums that are added, in the place of the first."""
+    """The same of two sums that are added."""
     n, channels = total.shape
+    out = np.empty((n, channels), np.uint8)
     for i in range(n):
         for k in range(channels):
-            total[i, k] = _narrow(_activation(_wide(total[i, k]) + _wide(other[i, k]), bias[k], scale[k]))
-    return total
+            out[i, k] = np.uint8(_activation(_wide(total[i, k]) + _wide(other[i, k]), bias[k], scale[k]))
+    return out
 
 
 @njit(**_JIT)
 def relu_padded(total: np.ndarray, bias: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Activations (h + 2, w + 2, C) uint16, replicated about, of sums (h, w, C) uint16."""
+    """Activations (h + 2, w + 2, C) uint8, replicated about, of sums (h, w, C) uint16."""
     h, w, channels = total.shape
-    out = np.empty((h + 2, w + 2, channels), np.uint16)
+    out = np.empty((h + 2, w + 2, channels), np.uint8)
     for i in range(h):
         for x in range(w):
             for k in range(channels):
-                out[i + 1, x + 1, k] = _narrow(_activation(_wide(total[i, x, k]), bias[k], scale[k]))
+                out[i + 1, x + 1, k] = np.uint8(_activation(_wide(total[i, x, k]), bias[k], scale[k]))
     _replicate(out)
     return out
 
 
 @njit(**_JIT)
 def relu_at_sites(total: np.ndarray, bias: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Activations of sums (h, w, C) uint16 by site: (2, 2, h / 2, w / 2, C), the black ones first."""
+    """Activations of sums (h, w, C) uint16 by site: (2, 2, h / 2, w / 2, C) uint8, the black ones first."""
     h, w, channels = total.shape
-    out = np.empty((2, 2, h // 2, w // 2, channels), np.uint16)
+    out = np.empty((2, 2, h // 2, w // 2, channels), np.uint8)
     for i in range(h):
         half = i & 1
         for x in range(w):
             white = (x & 1) ^ half
             for k in range(channels):
                 value = _activation(_wide(total[i, x, k]), bias[k], scale[k])
-                out[white, half, i >> 1, x >> 1, k] = _narrow(value)
+                out[white, half, i >> 1, x >> 1, k] = np.uint8(value)
     return out
 
 

@@ -17,8 +17,8 @@ import numpy as np
 # as it is. A part of the file format, and of machine code that numba keeps by the text of rans.py alone.
 PRECISION_BITS = 15
 TOTAL = 1 << PRECISION_BITS
-# Slots that share where the search for their column begins. A table of all slots takes 4 MB: beside a chunk's other work
-# it falls out of the caches, and a look-up takes three times as long. Kept in machine code, too, by rans.py's text.
+# Slots that share where the search for their column begins. A table of all slots takes 4 MB: beside a chunk's other
+# work it falls out of the caches, and decoding takes three times as long. Kept in machine code by rans.py's text, too.
 BUCKET_BITS = 7
 MOST_SCALES = 64
 MOST_L = 127

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from inrwsi.coding import lifting, rescale, sites
+from inrwsi.fields.octaves_bytes import ByteLayer, exact
 from inrwsi.fields.octaves_integer import (
     MEAN_MAX,
     PASSES,
@@ -39,6 +40,7 @@ class FusedNet(IntegerNet):
         self, tensors: Mapping[str, np.ndarray], step: int, device: torch.device, *, fast: bool, active: bool = False
     ) -> None:
         super().__init__(tensors, step, device, fast=fast, active=active)
+        self._bytes = self._in_bytes() if fast else {}
         self._typed = {dtype: self._weights_as(dtype) for dtype in {self._dtype, torch.float32}}
         self._scaling = {
             name: (layer.bias.view(-1).numpy(), layer.scale.view(-1).numpy()) for name, layer in self._layers.items()
@@ -49,6 +51,13 @@ class FusedNet(IntegerNet):
         typed = {name: layer.weight.to(dtype) for name, layer in self._layers.items()}
         return {name: w if w.shape[-1] > 1 else w[:, :, 0, 0].t().contiguous() for name, w in typed.items()}
 
+    def _in_bytes(self) -> dict[str, ByteLayer]:
+        """Of each layer whose inputs are activations alone; none where this machine has no such layers."""
+        held = [name for name in self._layers if not name.endswith(("trunk1", "synthesis1", "neighbours"))]
+        weights = {name: self._layers[name].weight.float().numpy().astype(np.int8) for name in held}
+        here = all(exact(weight.shape[:3]) for weight in weights.values())
+        return {name: ByteLayer(weight) for name, weight in weights.items()} if here else {}
+
     @torch.inference_mode()
     def run(
         self, below: np.ndarray, features: np.ndarray, coder: Coder, *, hand_up: bool, spacing: int = WHOLE
@@ -58,8 +67,8 @@ class FusedNet(IntegerNet):
         weights = self._typed[torch.float32 if h * w <= FEW_SITES else self._dtype]
         steps, logs = self.at_sites(below)
         x = rescale.padded(sites.trunk_inputs(below, features, steps, logs))
-        x = rescale.relu_padded(_sums(weights["trunk1"], x), *self._scaling["trunk1"])
-        at = rescale.relu_at_sites(_sums(weights["trunk2"], x), *self._scaling["trunk2"])
+        x = rescale.relu_padded(self._sums(weights, "trunk1", x), *self._scaling["trunk1"])
+        at = rescale.relu_at_sites(self._sums(weights, "trunk2", x), *self._scaling["trunk2"])
         values = np.zeros((h, w, 9), np.int32)
         seen = np.zeros((h + 2 * rescale.PAD, w + 2 * rescale.PAD, 9), np.uint16)
         for number, (first, bands, white, _, _) in enumerate(PASSES):
@@ -69,18 +78,32 @@ class FusedNet(IntegerNet):
             rescale.place(values, seen, symbols.reshape(shape), means.reshape(shape), first, white, spacing)
         return self._pixels(weights, at, below, values, seen, steps, hand_up=hand_up)
 
+    def _sums(self, weights: _Weights, name: str, x: np.ndarray) -> np.ndarray:
+        """A layer's sums in uint16: (n, C') of (n, C), or (h - 2, w - 2, C') of (h, w, C) by a convolution of 3 x 3."""
+        layer = self._bytes.get(name)
+        if layer is not None and x.shape in layer.shapes:
+            total = layer.sums(x)
+        else:
+            given = torch.from_numpy(x) if x.dtype == np.uint8 else torch.from_numpy(x).view(torch.bfloat16)
+            typed = given.to(weights[name].dtype)
+            two = x.ndim == 2
+            total = torch.mm(typed, weights[name]) if two else F.conv2d(typed.permute(2, 0, 1)[None], weights[name])
+        if x.ndim == 3:
+            total = total[0].permute(1, 2, 0).contiguous()
+        return total.bfloat16().view(torch.uint16).numpy()
+
     def _pass(self, weights: _Weights, number: int, at: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Means (n, bands) int32 and scale indices uint8 of a pass, at its sites."""
         name, white = f"heads.{number}", PASSES[number][2]
         scaling = self._scaling[f"{name}.features"]
-        total = _sums(weights[f"{name}.features"], _flat(at))
+        total = self._sums(weights, f"{name}.features", _flat(at))
         if number:
             near = _flat(sites.near_inputs(seen, rescale.PAD, _taps(number), white))
-            x = rescale.relu_of_two(total, _sums(weights[f"{name}.neighbours"], near), *scaling)
+            x = rescale.relu_of_two(total, self._sums(weights, f"{name}.neighbours", near), *scaling)
         else:
             x = rescale.relu(total, *scaling)
-        x = rescale.relu(_sums(weights[f"{name}.hidden"], x), *self._scaling[f"{name}.hidden"])
-        out = _sums(weights[f"{name}.out"], x)
+        x = rescale.relu(self._sums(weights, f"{name}.hidden", x), *self._scaling[f"{name}.hidden"])
+        out = self._sums(weights, f"{name}.out", x)
         return rescale.means_and_scales(out, *self._scaling[f"{name}.out"], MEAN_MAX, SCALE_OFFSET, SCALES)
 
     def _pixels(
@@ -94,27 +117,17 @@ class FusedNet(IntegerNet):
         *,
         hand_up: bool,
     ) -> Decoded:
-        squeezed = _sums(weights["squeeze"], _flat(at)).reshape(*at.shape[:-1], -1)
+        squeezed = self._sums(weights, "squeeze", _flat(at)).reshape(*at.shape[:-1], -1)
         x = rescale.synthesis_inputs(squeezed, *self._scaling["squeeze"], seen)
-        x = rescale.relu_padded(_sums(weights["synthesis1"], x), *self._scaling["synthesis1"])
-        x = rescale.relu(_flat(_sums(weights["synthesis2"], x)), *self._scaling["synthesis2"])
-        out = _sums(weights["pixels"], x).reshape(*steps.shape, -1)
+        x = rescale.relu_padded(self._sums(weights, "synthesis1", x), *self._scaling["synthesis1"])
+        x = rescale.relu(_flat(self._sums(weights, "synthesis2", x)), *self._scaling["synthesis2"])
+        out = self._sums(weights, "pixels", x).reshape(*steps.shape, -1)
         residual = rescale.residual_pixels(out, *self._scaling["pixels"], PIXEL_OUT_MAX, steps)
         pixels = lifting.inverse97(below, sites.dequantise(values, self._inverse, steps), residual)
         if not hand_up:
             return Decoded(pixels, None)
-        up = _sums(weights["up"], x).reshape(*steps.shape, -1)
+        up = self._sums(weights, "up", x).reshape(*steps.shape, -1)
         return Decoded(pixels, rescale.shuffled_features(up, *self._scaling["up"]))
-
-
-def _sums(weight: Tensor, x: np.ndarray) -> np.ndarray:
-    """A layer's sums in uint16: (n, C') of (n, C), or (h - 2, w - 2, C') of (h, w, C) by a convolution of 3 x 3."""
-    given = torch.from_numpy(x).view(torch.bfloat16).to(weight.dtype)
-    if x.ndim == 2:
-        total = torch.mm(given, weight)
-    else:
-        total = F.conv2d(given.permute(2, 0, 1)[None], weight)[0].permute(1, 2, 0).contiguous()
-    return total.bfloat16().view(torch.uint16).numpy()
 
 
 def _flat(x: np.ndarray) -> np.ndarray:
