@@ -32,6 +32,7 @@ from .sampling import TILE_PX
 VIEW_PX = 512
 PLACES = 3
 REPEATS = 5
+PAIRS = 30  # of a view and a native one
 BETWEEN = (1.5, 1.9)  # steps for which the octave below is too coarse and the finest four times too large
 PIECE_PX = 1536
 BUDGET_S = 20.0  # of one measurement: no more repeats once it is spent
@@ -129,9 +130,9 @@ def view_times(rgb: np.ndarray, cinr: Path) -> tuple[list[Timed], list[Rect]]:
 def _beside_native(
     cinr: Path, places: Sequence[Rect], out_wh: tuple[int, int], native: Sequence[Rect]
 ) -> list[tuple[float, float]]:
-    """Milliseconds of a native view and of this one, one after the other: REPEATS times each of PLACES, in turn."""
+    """Milliseconds of a native view and of this one, one after the other, PAIRS times, the places in turn."""
     pairs = []
-    for number in range(REPEATS * PLACES):
+    for number in range(PAIRS):
         near, place = native[number % len(native)], places[number % len(places)]
         native_s = timed(lambda near=near: read(cinr, near, (near.w, near.h)))[1]  # type: ignore[misc]
         view_s = timed(lambda place=place: read(cinr, place, out_wh))[1]  # type: ignore[misc]

@@ -151,7 +151,7 @@ def test_dequantise(hw: tuple[int, int]) -> None:
     steps = RNG.integers(256, 204801, hw).astype(np.int32)
     steps[0, 0], steps[-1, -1] = 256, 204800  # 16 of a unit's 1 / 1024, and the largest there is
     values[-1, -1] = values[0, 0]
-    found = sites.dequantise(values, inverse, steps)
+    found = sites.dequantise(np.ascontiguousarray(values.transpose(2, 0, 1)), inverse, steps)
     expected = [
         [
             (int(v) * max(int(inverse[b]) * int(s) // 4096, 1) + 128) >> 8

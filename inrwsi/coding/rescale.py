@@ -17,6 +17,7 @@ from inrwsi.coding.sites import SEEN_MAX
 
 _JIT = {"nogil": True, "cache": True, "boundscheck": False}
 _MOST = np.float32(255)
+_AT_ONCE = 64  # sites
 PAD = 2  # sites about a chunk: what the widest pass sees beyond its border
 
 
@@ -35,6 +36,16 @@ def _narrow(value: Any) -> Any:
 @njit(inline="always", **_JIT)
 def _activation(total: Any, bias: Any, scale: Any) -> Any:
     return min(max(np.rint((total + bias) * scale), np.float32(0)), _MOST)
+
+
+@njit(**_JIT)
+def _tiled(values: np.ndarray, count: int) -> np.ndarray:
+    """(C,) float32, `count` times one after the other: what is done site by site takes twice the time of long rows."""
+    out = np.empty(count * values.size, np.float32)
+    for i in range(count):
+        for k in range(values.size):
+            out[i * values.size + k] = values[k]
+    return out
 
 
 @njit(**_JIT)
@@ -79,7 +90,7 @@ def place(
     """Put a pass's coefficients where they belong, as `sites.place` does, and what networks see of them.
 
     Args:
-        values: (h, w, 9) int32, in 1 / 16 unit.
+        values: (9, h, w) int32, in 1 / 16 unit.
         seen: (h + 2 PAD, w + 2 PAD, 9) uint16, zero around: in quarters of a unit, within SEEN_MAX.
         symbols, means: (2, h / 2, w / 2, bands) int32.
         spacing: what a symbol of 1 stands for, in 1 / 16 unit.
@@ -96,27 +107,29 @@ def place(
             for k in range(n):
                 found[k] = np.int32(spacing) * own[k] + mean[k]
                 quarters[k] = _narrow(np.float32(min(max((found[k] + 2) >> 2, -SEEN_MAX), SEEN_MAX)))
-            value_row, seen_row = values[2 * i + half], seen[2 * i + half + PAD]
+            value_rows, seen_row = values[first_band:, 2 * i + half], seen[2 * i + half + PAD]
             if bands == 3:  # spelled out they take half the time
                 for x in range(w):
                     for b in range(3):
-                        value_row[2 * x + dx, first_band + b] = found[3 * x + b]
+                        value_rows[b, 2 * x + dx] = found[3 * x + b]
                         seen_row[2 * x + dx + PAD, first_band + b] = quarters[3 * x + b]
             else:
                 for x in range(w):
                     for b in range(bands):
-                        value_row[2 * x + dx, first_band + b] = found[bands * x + b]
+                        value_rows[b, 2 * x + dx] = found[bands * x + b]
                         seen_row[2 * x + dx + PAD, first_band + b] = quarters[bands * x + b]
 
 
 @njit(**_JIT)
 def relu(total: np.ndarray, bias: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Activations (n, C) uint8 of sums (n, C) uint16; bias and scale (C,) float32."""
-    n, channels = total.shape
-    out = np.empty((n, channels), np.uint8)
-    for i in range(n):
-        for k in range(channels):
-            out[i, k] = np.uint8(_activation(_wide(total[i, k]), bias[k], scale[k]))
+    out = np.empty(total.shape, np.uint8)
+    sums, found = total.reshape(-1), out.reshape(-1)
+    biases, scales = _tiled(bias, _AT_ONCE), _tiled(scale, _AT_ONCE)
+    for begin in range(0, sums.size, biases.size):
+        own, to = sums[begin : begin + biases.size], found[begin : begin + biases.size]
+        for k in range(own.size):
+            to[k] = np.uint8(_activation(_wide(own[k]), biases[k], scales[k]))
     return out
 
 
@@ -136,10 +149,11 @@ def relu_padded(total: np.ndarray, bias: np.ndarray, scale: np.ndarray) -> np.nd
     """Activations (h + 2, w + 2, C) uint8, replicated about, of sums (h, w, C) uint16."""
     h, w, channels = total.shape
     out = np.empty((h + 2, w + 2, channels), np.uint8)
+    biases, scales = _tiled(bias, w), _tiled(scale, w)
     for i in range(h):
-        for x in range(w):
-            for k in range(channels):
-                out[i + 1, x + 1, k] = np.uint8(_activation(_wide(total[i, x, k]), bias[k], scale[k]))
+        own, to = total[i].reshape(-1), out[i + 1, 1 : w + 1].reshape(-1)
+        for k in range(own.size):
+            to[k] = np.uint8(_activation(_wide(own[k]), biases[k], scales[k]))
     _replicate(out)
     return out
 
@@ -171,13 +185,18 @@ def synthesis_inputs(squeezed: np.ndarray, bias: np.ndarray, scale: np.ndarray, 
     _, _, half_h, half_w, channels = squeezed.shape
     h, w, bands = 2 * half_h, 2 * half_w, seen.shape[2]
     out = np.empty((h + 2, w + 2, channels + bands), np.uint16)
+    biases, scales = _tiled(bias, half_w), _tiled(scale, half_w)
+    row = np.empty((2, half_w, channels), np.uint16)
     for i in range(h):
         half = i & 1
+        for white in range(2):
+            own, to = squeezed[white, half, i >> 1].reshape(-1), row[white].reshape(-1)
+            for k in range(own.size):
+                to[k] = _narrow(_activation(_wide(own[k]), biases[k], scales[k]))
         for x in range(w):
             white = (x & 1) ^ half
             for k in range(channels):
-                total = _wide(squeezed[white, half, i >> 1, x >> 1, k])
-                out[i + 1, x + 1, k] = _narrow(_activation(total, bias[k], scale[k]))
+                out[i + 1, x + 1, k] = row[white, x >> 1, k]
             for b in range(bands):
                 out[i + 1, x + 1, channels + b] = seen[i + PAD, x + PAD, b]
     _replicate(out)
@@ -214,11 +233,12 @@ def residual_pixels(total: np.ndarray, bias: np.ndarray, scale: np.ndarray, most
     h, w, channels = total.shape
     pixels = np.empty((3, 2 * h, 2 * w), np.int32)
     row, limit = np.empty((w, channels), np.int32), np.float32(most)
+    biases, scales, found = _tiled(bias, w), _tiled(scale, w), row.reshape(-1)
     for i in range(h):
-        for x in range(w):
-            for k in range(channels):
-                value = np.rint((_wide(total[i, x, k]) + bias[k]) * scale[k])
-                row[x, k] = np.int32(min(max(value, -limit), limit))
+        sums = total[i].reshape(-1)
+        for k in range(sums.size):
+            value = np.rint((_wide(sums[k]) + biases[k]) * scales[k])
+            found[k] = np.int32(min(max(value, -limit), limit))
         for n in range(6):  # component by component, an upper row and a lower one
             own = pixels[n >> 1, 2 * i + (n & 1)]
             for x in range(w):

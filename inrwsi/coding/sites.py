@@ -176,20 +176,20 @@ def dequantise(values: np.ndarray, inverse_factor: np.ndarray, steps: np.ndarray
     """Details (3, 3, h, w) int32 in 1 / 64 grey level.
 
     Args:
-        values: (h, w, 9) int32 coefficients.
+        values: (9, h, w) int32 coefficients.
         inverse_factor: (9,), a band's unit in 1 / 4096 of the step.
         steps: (h, w) int32, in 1 / 1024 grey level.
     """
-    h, w, _ = values.shape
+    bands, h, w = values.shape
     out = np.empty((3, 3, h, w), np.int32)
-    for c in range(3):
-        for b in range(3):
-            inverse = np.int64(inverse_factor[3 * c + b])
-            for i in range(h):
-                for x in range(w):
-                    unit = max((inverse * steps[i, x]) >> 12, 1)
-                    detail = np.int64((np.int64(values[i, x, 3 * c + b]) * unit + 128) >> 8)
-                    out[c, b, i, x] = min(max(int(detail), -(1 << 20)), 1 << 20)
+    for band in range(bands):
+        inverse = np.int64(inverse_factor[band])
+        for i in range(h):
+            own, step, to = values[band, i], steps[i], out[band // 3, band % 3, i]
+            for x in range(w):
+                unit = max((inverse * step[x]) >> 12, 1)
+                detail = (np.int64(own[x]) * unit + 128) >> 8
+                to[x] = min(max(detail, -(1 << 20)), 1 << 20)
     return out
 
 

@@ -69,7 +69,7 @@ class FusedNet(IntegerNet):
         x = rescale.padded(sites.trunk_inputs(below, features, steps, logs))
         x = rescale.relu_padded(self._sums(weights, "trunk1", x), *self._scaling["trunk1"])
         at = rescale.relu_at_sites(self._sums(weights, "trunk2", x), *self._scaling["trunk2"])
-        values = np.zeros((h, w, 9), np.int32)
+        values = np.zeros((9, h, w), np.int32)
         seen = np.zeros((h + 2 * rescale.PAD, w + 2 * rescale.PAD, 9), np.uint16)
         for number, (first, bands, white, _, _) in enumerate(PASSES):
             means, scales = self._pass(weights, number, at[int(white)], seen)

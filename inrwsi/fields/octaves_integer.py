@@ -235,7 +235,8 @@ class IntegerNet:
         x = self._relu("synthesis2", _replicate(self._relu("synthesis1", _replicate(x))))
         out = self._rescale("pixels", self._sum("pixels", x), -PIXEL_OUT_MAX, PIXEL_OUT_MAX)
         residual = sites.residual_pixels(self._array(out)[0], steps)
-        pixels = lifting.inverse97(below, sites.dequantise(values, self._inverse, steps), residual)
+        bands = np.ascontiguousarray(values.transpose(2, 0, 1))
+        pixels = lifting.inverse97(below, sites.dequantise(bands, self._inverse, steps), residual)
         if not hand_up:
             return Decoded(pixels, None)
         up = self._rescale("up", self._sum("up", x), 0.0, 255.0)
