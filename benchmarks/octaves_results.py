@@ -151,7 +151,7 @@ class ViewTime:
         label: "1:1" at native resolution and so on; "whole" for all of the slide.
         step: level-0 pixels an output pixel.
         ms: from opening the file to the pixels.
-        to_native: the median over the times of what each took beside a view at "1:1" just before it.
+        to_native: the median over the times of what each took beside a view at "1:1" in the same place just before it.
         to_openjpeg: the median over that of OpenJPEG for 512 x 512 pixels of tissue.
     """
 

@@ -108,36 +108,39 @@ def _view(view: Timed, openjpeg_ms: Spread) -> ViewTime:
 def view_times(rgb: np.ndarray, cinr: Path) -> tuple[list[Timed], list[Rect]]:
     """Views of 512 x 512 at every octave, between the two finest, and of the whole; and where the native ones are.
 
-    Before each view a native one is timed: a machine of many tenants has slow and fast seconds, and both get the same.
+    Each is timed beside a native view of the busiest part of the same place: a machine of many tenants has slow and
+    fast seconds, and half a view of glass takes half the time.
     """
     wh = (rgb.shape[1], rgb.shape[0])
-    native = busiest(rgb, VIEW_PX) or [Rect(0, 0, min(VIEW_PX, wh[0]), min(VIEW_PX, wh[1]))]
-    read(cinr, native[0], (native[0].w, native[0].h))  # what compiles, compiles now
     octaves = [2.0**k for k in range(1, 24) if VIEW_PX << k <= min(wh)]
-    steps = [s for s in sorted([*BETWEEN, *octaves]) if round(VIEW_PX * s) <= min(wh)]
+    steps = [s for s in sorted([1.0, *BETWEEN, *octaves]) if round(VIEW_PX * s) <= min(wh)]
     plan = [(f"1:{s:g}", s, busiest(rgb, round(VIEW_PX * s)), (VIEW_PX, VIEW_PX)) for s in steps]
+    if not plan:
+        small = Rect(0, 0, min(VIEW_PX, wh[0]), min(VIEW_PX, wh[1]))
+        plan.append(("1:1", 1.0, [small], (small.w, small.h)))
     whole = max(wh) / VIEW_PX
     out_wh = (max(1, round(wh[0] / whole)), max(1, round(wh[1] / whole)))
     plan.append(("whole", whole, [Rect(0, 0, *wh)], out_wh))
-    timed_views = [(view, _beside_native(cinr, view[2], view[3], native)) for view in plan]
-    native_ms = tuple(n for _, pairs in timed_views for n, _ in pairs)
-    found = [Timed("1:1", 1.0, (native[0].w, native[0].h), native_ms, (1.0,))]
-    for (label, step, _, size), pairs in timed_views:
+    native = plan[0][2]
+    read(cinr, native[0], (native[0].w, native[0].h))  # what compiles, compiles now
+    found = []
+    for label, step, places, size in plan:
+        near = [native_in(rgb, place) for place in places]
+        pairs = [_pair(cinr, near[n % len(near)], places[n % len(places)], size) for n in range(PAIRS)]
         found.append(Timed(label, step, size, tuple(ms for _, ms in pairs), tuple(ms / n for n, ms in pairs)))
     return found, native
 
 
-def _beside_native(
-    cinr: Path, places: Sequence[Rect], out_wh: tuple[int, int], native: Sequence[Rect]
-) -> list[tuple[float, float]]:
-    """Milliseconds of a native view and of this one, one after the other, PAIRS times, the places in turn."""
-    pairs = []
-    for number in range(PAIRS):
-        near, place = native[number % len(native)], places[number % len(places)]
-        native_s = timed(lambda near=near: read(cinr, near, (near.w, near.h)))[1]  # type: ignore[misc]
-        view_s = timed(lambda place=place: read(cinr, place, out_wh))[1]  # type: ignore[misc]
-        pairs.append((1000 * native_s, 1000 * view_s))
-    return pairs
+def native_in(rgb: np.ndarray, place: Rect) -> Rect:
+    """The busiest native view in a place; of a place that is smaller than one, all of it."""
+    squares = busiest(cut(rgb, place), VIEW_PX) or [Rect(0, 0, place.w, place.h)]
+    return Rect(place.x + squares[0].x, place.y + squares[0].y, squares[0].w, squares[0].h)
+
+
+def _pair(cinr: Path, native: Rect, place: Rect, out_wh: tuple[int, int]) -> tuple[float, float]:
+    """Milliseconds of a native view, and of another right after it."""
+    native_s = timed(lambda: read(cinr, native, (native.w, native.h)))[1]
+    return 1000 * native_s, 1000 * timed(lambda: read(cinr, place, out_wh))[1]
 
 
 def busiest(rgb: np.ndarray, side_px: int) -> list[Rect]:

@@ -141,7 +141,16 @@ def test_a_view_is_timed_beside_a_native_one(monkeypatch: pytest.MonkeyPatch) ->
     assert {v.label: median(v.to_native) for v in found} == pytest.approx(
         {"1:1": 1, "1:1.5": 1.5, "1:1.9": 3, "1:2": 2, "whole": 0.5}
     )
-    assert {v.label: len(v.ms) for v in found} == {"1:1": 120, "1:1.5": 30, "1:1.9": 30, "1:2": 30, "whole": 30}
+    assert {len(v.ms) for v in found} == {30}
+
+
+def test_the_native_view_beside_another_lies_in_it_where_most_is() -> None:
+    rgb = np.zeros((2100, 2600, 3), np.uint8)
+    rgb[512:1024, 1024:1536] = np.random.default_rng(0).integers(0, 255, (512, 512, 3))
+    rgb[1536:2048, 1536:2048] = np.random.default_rng(0).integers(0, 100, (512, 512, 3))
+    assert octaves_speed.native_in(rgb, Rect(0, 0, 2600, 2100)) == Rect(1024, 512, 512, 512)
+    assert octaves_speed.native_in(rgb, Rect(1024, 1024, 1024, 1024)) == Rect(1536, 1536, 512, 512)
+    assert octaves_speed.native_in(rgb, Rect(8, 16, 300, 200)) == Rect(8, 16, 300, 200)
 
 
 def test_bars_of_times() -> None:
