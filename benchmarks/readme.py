@@ -19,7 +19,16 @@ import click
 from inrwsi.errors import UsageError
 from inrwsi.job import write_whole
 
-from . import paper_figures, readme_chunks, readme_fields, readme_models, readme_octaves, readme_paper, report
+from . import (
+    paper_figures,
+    readme_chunks,
+    readme_fields,
+    readme_models,
+    readme_octaves,
+    readme_paper,
+    readme_use,
+    report,
+)
 from . import report_curves as curves
 from . import report_tables as tables
 from .octaves_results import OctavesRun
@@ -88,7 +97,7 @@ def load_results(root: Path) -> Results:
         speed,
         load(RunSet, folder / "models.json"),
         runs,
-        readme_fields.blocks(folder) + readme_chunks.blocks(folder),
+        readme_fields.blocks(folder) + readme_chunks.blocks(folder) + readme_use.blocks(folder),
         load(PaperRun, paper) if paper.exists() else None,
         json.loads(gpu.read_text(encoding="utf-8")) if gpu.exists() else None,
     )
