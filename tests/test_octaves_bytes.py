@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from inrwsi.fields import octaves_bytes
 from inrwsi.fields.octaves_bytes import ByteLayer, exact
 from inrwsi.fields.octaves_fused import FusedNet
+from inrwsi.octave_chunks import ChunkCoder
+from tests.test_octave_chunks import MODEL
 from tests.test_octaves_integer import CPU, STEP, prior, run, same
 
 CONVOLUTION, PRODUCT = (32, 32, 3), (12, 32, 1)
@@ -70,6 +73,7 @@ def test_a_processor_whose_sums_of_two_are_cut_off_at_16_bits_is_found(
         products = (x[:, None].astype(np.int32) * layer.weight).reshape(len(x), -1, 16, 2)  # type: ignore[attr-defined]
         return torch.from_numpy(products.sum(-1).clip(-most - 1, most).sum(-1)).float().bfloat16()
 
+    monkeypatch.setattr(octaves_bytes, "have_instructions", lambda: True)
     monkeypatch.setattr(ByteLayer, "__init__", load)
     monkeypatch.setattr(ByteLayer, "sums", in_pairs)
     assert exact(PRODUCT) == is_exact
@@ -88,6 +92,32 @@ def test_without_such_convolutions_all_else_is_there(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(ByteLayer, "__init__", missing)
     nets = [FusedNet(prior().nets[0], STEP, CPU, fast=fast) for fast in (False, True)]
     assert same(*(run(net, "missing", (128, 128)) for net in nets))
+
+
+@pytest.mark.parametrize("lacking", ["avx512", "vnni"])
+def test_where_it_takes_a_hundred_times_as_long_it_is_not_used(lacking: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in ("avx512", "vnni"):
+        monkeypatch.setattr(torch.cpu, f"_is_{kind}_supported", lambda kind=kind: kind != lacking, raising=False)
+    assert not octaves_bytes.have_instructions()
+    assert not exact(PRODUCT)
+
+
+def test_a_processor_without_bfloat16_may_have_them() -> None:
+    nets = [FusedNet(prior().nets[0], STEP, CPU, fast=False, in_bytes=in_bytes) for in_bytes in (False, True)]
+    assert same(*(run(net, "beside fp32", (128, 128)) for net in nets))
+
+
+@NOT_HERE
+def test_a_decoder_uses_them_without_being_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[tuple[int, ...]] = []
+    sums = ByteLayer.sums
+    monkeypatch.setattr(ByteLayer, "sums", lambda layer, x: (done.append(x.shape), sums(layer, x))[1])
+    monkeypatch.setattr("inrwsi.octave_chunks.fast_bf16", lambda device: False)
+    for fast, often in ((None, 17), (False, 0)):
+        net = ChunkCoder(MODEL, None, CPU, prior=prior(), fast=fast)._net(0)
+        done.clear()
+        run(net, "unasked", (128, 128))
+        assert len(done) == often
 
 
 @NOT_HERE

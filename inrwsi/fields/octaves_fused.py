@@ -34,13 +34,25 @@ FEW_SITES = 400  # of which fp32 takes less time than bf16's set-up; bf16 produc
 
 
 class FusedNet(IntegerNet):
-    """An `IntegerNet` for the CPU."""
+    """An `IntegerNet` for the CPU.
+
+    Args:
+        in_bytes: use convolutions of 8-bit numbers where this machine has them (`octaves_bytes`); as `fast` by default.
+            The result is the same.
+    """
 
     def __init__(
-        self, tensors: Mapping[str, np.ndarray], step: int, device: torch.device, *, fast: bool, active: bool = False
+        self,
+        tensors: Mapping[str, np.ndarray],
+        step: int,
+        device: torch.device,
+        *,
+        fast: bool,
+        active: bool = False,
+        in_bytes: bool | None = None,
     ) -> None:
         super().__init__(tensors, step, device, fast=fast, active=active)
-        self._bytes = self._in_bytes() if fast else {}
+        self._bytes = self._in_bytes() if (fast if in_bytes is None else in_bytes) else {}
         self._typed = {dtype: self._weights_as(dtype) for dtype in {self._dtype, torch.float32}}
         self._scaling = {
             name: (layer.bias.view(-1).numpy(), layer.scale.view(-1).numpy()) for name, layer in self._layers.items()
