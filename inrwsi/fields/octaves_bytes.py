@@ -64,7 +64,7 @@ def _shapes(kind: Kind) -> tuple[tuple[int, ...], ...]:
 
 
 def have_instructions() -> bool:
-    """Whether the processor has AVX-512 VNNI. What oneDNN does without it takes a hundred times as long, or is wrong."""
+    """Whether the processor has AVX-512 VNNI. What oneDNN does without it is a hundred times slower, or wrong."""
     probes = (getattr(torch.cpu, f"_is_{kind}_supported", None) for kind in ("avx512", "vnni"))
     return all(probe is not None and probe() for probe in probes)
 
