@@ -1,9 +1,9 @@
 """Convolutions of 8-bit numbers for whole chunks of model `octaves` on a CPU: half the time of those in bfloat16.
 
-Beside fp32, on processors that have no bfloat16, a chunk takes 0.6 of the time.
-For layers whose inputs are activations alone, from 0 to 255. Sums are whole numbers in any order; what is given back is
-a sum rounded to bfloat16, as the other ways give it. Coefficients, from -255 to 255, could go in twice, as what they
-are above 0 and below it: to take them apart costs what the convolution saves.
+They serve layers whose inputs are activations alone, from 0 to 255. Sums are whole numbers in any order; what is given
+back is a sum rounded to bfloat16, as the other ways give it. On processors that have no bfloat16 a chunk takes 0.6 of
+the time with them. Coefficients, from -255 to 255, could go in twice, as what they are above 0 and below it: to take
+them apart costs what the convolution saves.
 """
 
 from __future__ import annotations
