@@ -109,7 +109,7 @@ def view_times(rgb: np.ndarray, cinr: Path) -> tuple[list[Timed], list[Rect]]:
     """Views of 512 x 512 at every octave, between the two finest, and of the whole; and where the native ones are.
 
     Each is timed beside a native view of the busiest part of the same place: a machine of many tenants has slow and
-    fast seconds, and half a view of glass takes half the time.
+    fast seconds, and a view that is partly of glass takes less time.
     """
     wh = (rgb.shape[1], rgb.shape[0])
     octaves = [2.0**k for k in range(1, 24) if VIEW_PX << k <= min(wh)]
