@@ -24,6 +24,7 @@ from inrwsi.fields.octaves_integer import (
     WHOLE,
     Coder,
     IntegerNet,
+    layer_shapes,
     pass_taps,
 )
 from inrwsi.fields.octaves_model import Decoded
@@ -52,7 +53,7 @@ class FusedNet(IntegerNet):
         in_bytes: bool | None = None,
     ) -> None:
         super().__init__(tensors, step, device, fast=fast, active=active)
-        self._bytes = self._in_bytes() if (fast if in_bytes is None else in_bytes) else {}
+        self._bytes = _in_bytes(tensors) if (fast if in_bytes is None else in_bytes) else {}
         self._typed = {dtype: self._weights_as(dtype) for dtype in {self._dtype, torch.float32}}
         self._scaling = {
             name: (layer.bias.view(-1).numpy(), layer.scale.view(-1).numpy()) for name, layer in self._layers.items()
@@ -62,13 +63,6 @@ class FusedNet(IntegerNet):
         """Of each layer: as a convolution takes them; of 1 x 1, as a matrix product, which takes less to set up."""
         typed = {name: layer.weight.to(dtype) for name, layer in self._layers.items()}
         return {name: w if w.shape[-1] > 1 else w[:, :, 0, 0].t().contiguous() for name, w in typed.items()}
-
-    def _in_bytes(self) -> dict[str, ByteLayer]:
-        """Of each layer whose inputs are activations alone; none where this machine has no such layers."""
-        held = [name for name in self._layers if not name.endswith(("trunk1", "synthesis1", "neighbours"))]
-        weights = {name: self._layers[name].weight.float().numpy().astype(np.int8) for name in held}
-        here = all(exact(weight.shape[:3]) for weight in weights.values())
-        return {name: ByteLayer(weight) for name, weight in weights.items()} if here else {}
 
     @torch.inference_mode()
     def run(
@@ -140,6 +134,14 @@ class FusedNet(IntegerNet):
             return Decoded(pixels, None)
         up = self._sums(weights, "up", x).reshape(*steps.shape, -1)
         return Decoded(pixels, rescale.shuffled_features(up, *self._scaling["up"]))
+
+
+def _in_bytes(tensors: Mapping[str, np.ndarray]) -> dict[str, ByteLayer]:
+    """Of each layer whose inputs are activations alone; none where this machine has no such layers."""
+    held = [name for name in layer_shapes() if not name.endswith(("trunk1", "synthesis1", "neighbours"))]
+    weights = {name: tensors[f"{name}.weight"] for name in held}
+    here = all(exact(weight.shape[:3]) for weight in weights.values())
+    return {name: ByteLayer(weight) for name, weight in weights.items()} if here else {}
 
 
 def _flat(x: np.ndarray) -> np.ndarray:
