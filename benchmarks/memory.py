@@ -111,9 +111,10 @@ def main(slide: Path, repeated: Path, effort: str, quality: float, out: Path) ->
         decode_ratio=ratios[1],
         within=within,
     )
-    results.save(run, out)
+    run = results.save(run, out)
     click.echo(
-        f"encode {ratios[0]:.3f}, decode {ratios[1]:.3f} times the memory: {'within' if within else 'NOT within'}"
+        f"encode {run.encode_ratio:.3f}, decode {run.decode_ratio:.3f} times the memory: "
+        f"{'within' if run.within else 'NOT within'}"
     )
 
 

@@ -37,11 +37,12 @@ from inrwsi.benchmarks.octaves_points import (
     peer_curve,
     peers,
 )
-from inrwsi.benchmarks.octaves_results import FilePoint, OctavesRun, save
+from inrwsi.benchmarks.octaves_results import FilePoint, OctavesRun
 from inrwsi.benchmarks.octaves_speed import Tested, busiest_piece, measure
 from inrwsi.benchmarks.octaves_subjects import CROP_PX, IMAGES, QUICK_CROP_PX, QUICK_IMAGES, Pixels, crops, slide
 from inrwsi.benchmarks.octaves_table import table
 from inrwsi.benchmarks.probe import cores, library_versions, machine
+from inrwsi.benchmarks.results import save
 from inrwsi.cli.progress_view import progress_view
 from inrwsi.errors import InrwsiError, UsageError
 from inrwsi.options import EFFORTS, TUNES
@@ -138,8 +139,7 @@ def main(more_images: tuple[str, ...], effort: str | None, images: tuple[str, ..
         raise SystemExit(error.exit_code) from None
     if result is not None:
         asked.out.parent.mkdir(parents=True, exist_ok=True)
-        save(result, asked.out)
-        click.echo(table(result))
+        click.echo(table(save(result, asked.out)))
         click.echo(str(asked.out))
 
 

@@ -28,9 +28,10 @@ from inrwsi.progress import Progress
 
 from . import quality, tilepack
 from .codecs import STILL_CODECS, TILED, WHOLE, BrokenCodec, StillCodec
-from .octaves_results import SLIDE, TISSUE, Figures, FilePoint, load_point, save
+from .octaves_results import SLIDE, TISSUE, Figures, FilePoint, load_point
 from .octaves_subjects import Pixels
 from .probe import cores, timed
+from .results import save
 from .sampling import TILE_PX
 
 MEASURING = 1  # counted up whenever a point would come out different

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from inrwsi.config import ConfigError, check, from_dict
 
-from . import results
 from .results import Machine, Spread
 
 CROP, TISSUE, SLIDE = "crop", "tissue", "slide"
@@ -220,11 +219,6 @@ class OctavesRun:
     speed: Speed | None = None
     notes: tuple[str, ...] = field(default=())
     schema: int = 1
-
-
-def save(result: OctavesRun | FilePoint, path: Path) -> None:
-    """Write as JSON, whole or not at all."""
-    results.save(cast(Any, result), path)
 
 
 def load_point(path: Path) -> FilePoint | None:

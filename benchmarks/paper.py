@@ -74,8 +74,7 @@ def main(slide: Path, side_px: int, epochs: int, reference_epochs: int, out: Pat
         bench = Bench(pixels, wanted, WORK / digest(pixels)[:8], overwrite=overwrite)
         for line in bench.lines():
             click.echo(line)
-        run = bench.record(command, slide.name, l0_xy)
-        results.save(run, out / "benchmarks/results/paper.json")
+        run = results.save(bench.record(command, slide.name, l0_xy), out / "benchmarks/results/paper.json")
         paper_figures.write(run, out)
         paper_figures.picture(pixels, bench.pictures(), out / "docs/paper_difference.png")
     except InrwsiError as error:

@@ -141,7 +141,7 @@ def main(slide: Path, cinr: Path | None, downsample: float | None, quick: bool, 
                 _encode(slide, cinr, report)
             plan = Plan(slide, cinr, _scale(slide, downsample))
             found = measure(plan.quick() if quick else plan, command, report)
-        results.save(found, out)
+        found = results.save(found, out)
     except InrwsiError as error:
         click.echo(f"patches: {error}", err=True)
         raise SystemExit(error.exit_code) from None

@@ -28,8 +28,8 @@ def write(run: Run, pictures: Pictures, out_dir: Path) -> Path:
         UsageError: the folder cannot be written.
     """
     try:
-        save(run, out_dir / DATA)
-        write_whole(out_dir / PAGE, render(run, pictures).encode())
+        saved = save(run, out_dir / DATA)
+        write_whole(out_dir / PAGE, render(saved, pictures).encode())
     except OSError as error:
         raise UsageError(f"{out_dir}: cannot be written ({error.strerror}); choose another folder") from None
     return out_dir / PAGE

@@ -257,12 +257,19 @@ class RunSet:
     schema: int = 1
 
 
-def save(result: Any, path: Path) -> None:
-    """Write a frozen dataclass as JSON, whole or not at all. ConfigError if it could not be read back."""
+def save(result: R, path: Path) -> R:
+    """Write a frozen dataclass as JSON, whole or not at all, and give what a reader of the file finds.
+
+    That has fewer digits: what is printed beside the file is to be of it, or a figure's last digit may differ.
+
+    Raises:
+        ConfigError: it could not be read back.
+    """
     text = json.dumps(_rounded(to_dict(result)), indent=1, allow_nan=False)
-    from_dict(type(result), json.loads(text))
+    found = from_dict(type(result), json.loads(text))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, _flat_lists(text).encode() + b"\n")
+    return found
 
 
 def load(kind: type[R], path: Path) -> R:

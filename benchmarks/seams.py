@@ -168,8 +168,11 @@ def main(slides: Path, out: Path, shot: Path) -> None:
         worst=f"{worst.image}, quality {worst.quality:g}",
         within=max(means) <= 1 + MOST_EXCESS,
     )
-    results.save(run, out)
-    click.echo(f"mean {means[0]:.3f}, against the same pixels {means[1]:.3f}; worst {worst.ratio:.3f}, {run.worst}")
+    run = results.save(run, out)
+    click.echo(
+        f"mean {run.mean_ratio:.3f}, against the same pixels {run.mean_same_pixels:.3f}; "
+        f"worst {worst.ratio:.3f}, {run.worst}"
+    )
 
 
 if __name__ == "__main__":

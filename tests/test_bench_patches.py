@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from inrwsi.benchmarks import patches, results
-from inrwsi.benchmarks.patches import PatchesRun, PatchSpeed, Plan
+from inrwsi.benchmarks.patches import PatchesRun, PatchSlide, PatchSpeed, Plan
+from inrwsi.benchmarks.record import head
 from inrwsi.benchmarks.results import Spread
 from inrwsi.errors import UsageError
 from inrwsi.sample import sample_region
@@ -123,6 +125,23 @@ def test_a_run_and_its_record(plan: Plan, tmp_path: Path, monkeypatch: pytest.Mo
     assert lines[:-1] == patches.table(run)
     assert lines[2].split()[:2] == ["grid", "0"]
     assert lines[-1] == str(out)
+
+
+def test_what_is_printed_is_what_the_record_says(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rate = 3788.74996  # to seven digits 3788.75, which is printed as 3788.8
+    spread = Spread(rate, rate, rate, 1)
+    speeds = (PatchSpeed("grid", 0, 8, spread, spread, Spread(1.0, 1.0, 1.0, 1)),)
+    slide = PatchSlide("slide.tif", 640, 512, 500_000, 100_000, (1.0, 4.0), (256, 256), 2.0, 46.3)
+    made = PatchesRun(**head("made up", {}), slide=slide, settings={"patch_px": 32}, speeds=speeds)
+    monkeypatch.setattr(patches, "measure", lambda *_: made)
+    out = tmp_path / "patches.json"
+    arguments = ["--slide", str(plan.slide), "--cinr", str(plan.cinr), "--downsample", "2", "--out", str(out)]
+    found = CliRunner().invoke(patches.main, arguments)
+    assert found.exit_code == 0, found.output
+    row = next(line.split() for line in found.stdout.splitlines() if line.startswith("grid"))
+    stored = json.loads(out.read_text())["speeds"][0]["openslide_patches_s"]["median"]
+    assert stored == 3788.75
+    assert row[2] == f"{stored:.1f}" == "3788.8"
 
 
 def test_slides_that_would_make_no_fair_race(tmp_path: Path) -> None:

@@ -48,8 +48,9 @@ def run(slide: str = "a.svs", rate: float | None = -25.0) -> Run:
 
 def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
     path = tmp_path / "new" / "run.json"
-    results.save(run(), path)
+    saved = results.save(run(), path)
     back = results.load(Run, path)
+    assert saved == back
     assert back.points[0].file_bytes == 12345
     assert (back.slide.mpp_um, back.slide.objective_power) == (0.5, None)
     assert back.points[0].metrics == {"psnr_rgb": 34.56789}
