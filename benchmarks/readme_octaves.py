@@ -1,37 +1,127 @@
-"""README's part on the default model, drawn from results/octaves_*.json."""
+"""README's part on the default model, drawn from results/octaves_*.json: the means first, the rest to be unfolded."""
 
 from __future__ import annotations
 
-from .octaves_results import Mean, OctavesRun
+from collections.abc import Iterator
+
+from .octaves_results import CROP, HELD_OUT, SLIDE, TISSUE, Mean, OctavesRun, Speed
 from .octaves_table import METRIC_NAMES
-from .report_tables import Table
+from .report_tables import NONE, Table, measure
 
 BEGIN, END = "<!-- octaves:begin -->", "<!-- octaves:end -->"
+ALL = "all"
+Part = tuple[str, Table | None]
 
 
-def paragraphs(runs: list[OctavesRun]) -> list[tuple[str, Table | None]]:
+def paragraphs(runs: list[OctavesRun]) -> list[Part]:
     """What the README says of the runs: texts, each with the table under it, if any."""
-    found: list[tuple[str, Table | None]] = []
+    if not runs:
+        return []
+    text = (
+        "Bits at equal quality, over 0.3 to 2 bits a pixel of the peer (BD-rate; negative is fewer; bold where it is "
+        "behind), of files that were decoded again, with all that they hold:"
+    )
+    found: list[Part] = [(text, _summary(runs))]
     for run in runs:
-        for area, metric in dict.fromkeys((m.area, m.metric) for m in run.means):
-            found.append((_heading(run, area, metric), _means(run, area, metric)))
-        found.append((f"Where it stands against what it is to reach, by `{run.command}`:", _verdicts(run)))
+        if run.speed:
+            found += [*_times(run.speed)]
+    for run in runs:
+        found += _details(run)
     return found
 
 
-def _heading(run: OctavesRun, area: str, metric: str) -> str:
-    worst = [m for m in run.means if (m.area, m.metric) == (area, metric)]
-    groups = list(dict.fromkeys(m.group for m in worst))
-    sizes = ", ".join(f"{g} ({next(m.of for m in worst if m.group == g)})" for g in groups)
-    tuned = "" if run.settings.get("tune", "psnr") == "psnr" else f", encoded with `--tune {run.settings['tune']}`"
-    return (
-        f"Bits at equal {METRIC_NAMES[metric]}, {area}{tuned}, over 0.3 to 2 bpp of the peer (negative is fewer), "
-        f"means over {sizes}; in brackets the image that does worst:"
+def _summary(runs: list[OctavesRun]) -> Table:
+    """A line for every run, area, group worth a look, and metric; a column a peer."""
+    peers = tuple(dict.fromkeys(m.peer for run in runs for m in run.means))
+    body = []
+    for run in runs:
+        means = _told(run)
+        for area, group, metric in dict.fromkeys((m.area, m.group, m.metric) for m in means):
+            of_peer = {m.peer: m for m in means if (m.area, m.group, m.metric) == (area, group, metric)}
+            if group in (ALL, HELD_OUT):
+                what = _subjects(run, area, group, next(iter(of_peer.values())).of)
+                cells = (_percent(of_peer.get(peer)) for peer in peers)
+                body.append((what, f"`{_options(run)}`", METRIC_NAMES[metric], *cells))
+    return Table(("pixels", "encoded with", "at equal", *peers), tuple(body), 3)
+
+
+def _told(run: OctavesRun) -> list[Mean]:
+    """The means without groups that all the images are in, which would say the same again."""
+    return [m for m in run.means if m.group == ALL or m.of < len(run.subjects)]
+
+
+def _subjects(run: OctavesRun, area: str, group: str, count: int) -> str:
+    if area == CROP:
+        return f"{count} crops" if group == ALL else f"{count} of them, {group}"
+    return f"{run.subjects[0].name}, { {TISSUE: 'its tissue', SLIDE: 'all of it'}[area] }"
+
+
+def _options(run: OctavesRun) -> str:
+    tune = run.settings.get("tune", "psnr")
+    return f"--effort {run.settings['effort']}{'' if tune == 'psnr' else f' --tune {tune}'}"
+
+
+def _percent(mean: Mean | None) -> str:
+    if mean is None:
+        return NONE
+    text = f"{mean.percent:+.1f} %"
+    return f"**{text}**" if mean.percent > 0 else text
+
+
+def _times(speed: Speed) -> Iterator[Part]:
+    yield (
+        f"What an effort costs, on tissue ({speed.piece}) from memory to a file, with {speed.threads} threads: as "
+        "multiples of the faster AVIF's speed. The networks are fitted to a slide once, and so small a piece pays for "
+        "that in full:",
+        _encoding(speed),
+    )
+    yield (
+        "Views of 512 x 512 pixels of a file that nothing is decoded of yet: as multiples of the time of a native one "
+        f"in the same place, and of OpenJPEG's for the native pixels at the same PSNR. The networks take "
+        f"{speed.mac_per_px / 1000:.1f} kMAC a pixel, and the entropy decoder {speed.msymbol_s['decode']:.0f} million "
+        "symbols a second a core:",
+        _views(speed),
     )
 
 
-def _means(run: OctavesRun, area: str, metric: str) -> Table:
-    rows = [m for m in run.means if (m.area, m.metric) == (area, metric)]
+def _encoding(speed: Speed) -> Table:
+    rates = {row.who: row.mpx_s.median for row in speed.encode if row.mpx_s}
+    avif = max((rate for who, rate in rates.items() if who.startswith("avif")), default=None)
+    body = []
+    for row in speed.encode:
+        if row.mpx_s and avif:
+            psnr = NONE if row.psnr_db is None else f"{row.psnr_db:.2f}"
+            size = NONE if row.file_bytes is None else f"{row.file_bytes:,}"
+            body.append((row.who, row.setting, size, psnr, f"{measure(row.mpx_s.median / avif)} x"))
+    return Table(("codec", "setting", "bytes", "PSNR, dB", "speed"), tuple(body), 2)
+
+
+def _views(speed: Speed) -> Table:
+    body = [(v.label, f"{v.step:g}", f"{v.to_native:.2f} x", f"{v.to_openjpeg:.2f} x") for v in speed.views]
+    return Table(("view", "level-0 pixels a pixel", "native", "OpenJPEG"), tuple(body), 1)
+
+
+def _details(run: OctavesRun) -> Iterator[Part]:
+    """Every group with its worst image, and every value that is to be reached."""
+    missed = [f"{bar.what}: {NONE if bar.value is None else f'{bar.value:.2f}'}" for bar in run.verdicts if not bar.met]
+    told = f"{len(run.verdicts) - len(missed)} of {len(run.verdicts)} values are what they must be"
+    told += f", not {'; '.join(missed)}" if missed else ""
+    yield f"<details><summary><code>{run.command}</code>: {told}</summary>", None
+    means = _told(run)
+    for area, metric in dict.fromkeys((m.area, m.metric) for m in means):
+        rows = [m for m in means if (m.area, m.metric) == (area, metric)]
+        groups = ", ".join(f"{g} ({n})" for g, n in dict.fromkeys((m.group, m.of) for m in rows))
+        text = (
+            f"Bits at equal {METRIC_NAMES[metric]}, {area}, means over {groups}; in brackets the image that does worst:"
+        )
+        yield text, _means(rows)
+    yield "What is to be reached:", _verdicts(run)
+    for note in run.notes:
+        yield f"{note[0].upper()}{note[1:]}.", None
+    yield "</details>", None
+
+
+def _means(rows: list[Mean]) -> Table:
     peers = tuple(dict.fromkeys(m.peer for m in rows))
     body = []
     for group in dict.fromkeys(m.group for m in rows):
@@ -41,13 +131,13 @@ def _means(run: OctavesRun, area: str, metric: str) -> Table:
 
 
 def _mean(mean: Mean | None) -> str:
-    return "-" if mean is None else f"{mean.percent:+.1f} % ({mean.worst} {mean.worst_percent:+.1f} %)"
+    return NONE if mean is None else f"{mean.percent:+.1f} % ({mean.worst} {mean.worst_percent:+.1f} %)"
 
 
 def _verdicts(run: OctavesRun) -> Table:
     body = []
     for bar in run.verdicts:
         sign = "at least" if bar.above else "at most"
-        value = "-" if bar.value is None else f"{bar.value:.2f}"
+        value = NONE if bar.value is None else f"{bar.value:.2f}"
         body.append((bar.what, value, f"{sign} {bar.must:g}", "yes" if bar.met else "**no**"))
     return Table(("what", "measured", "must be", "reached"), tuple(body), 1)
