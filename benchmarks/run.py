@@ -236,7 +236,7 @@ class Bench:
     def _measure(self, codec: Codec, layout: str, value: float, path: Path) -> tuple[Point, np.ndarray]:
         picture = self.picture
         at_middle = value == middle(values(codec, layout, self.plan.quick))
-        repeats = REPEATS if at_middle and not codec.ours else 1
+        repeats = REPEATS if at_middle else 1
         encoding, encode_mb = self._encode(codec, layout, value, path, repeats)
         decoded, decoding, decode_mb = self._decode(codec, layout, path, repeats)
         self._check(codec, layout, decoded)
