@@ -19,10 +19,11 @@ from .codecs import area_mean
 from .codecs_ours import QUICK_SHARE, other_codecs, our_codecs
 from .fidelity_task import load_task
 from .pilot import choose_picture
+from .plan import Plan
 from .report_curves import equal_bits
 from .report_pictures import ByteMap, Decoded, Pictures, byte_map, crop
 from .results import Run
-from .run import Bench, Plan, run_all
+from .run import Bench, run_all
 from .sampling import check_source
 
 OVERVIEW_PX = 1024

@@ -24,8 +24,9 @@ from inrwsi.benchmarks.codecs_ours import OurCodec, other_codecs, our_codecs
 from inrwsi.benchmarks.fixed import CROPS, PARTIAL, SEED, find_complete, finish, opened, options
 from inrwsi.benchmarks.hybrid import busiest_crop
 from inrwsi.benchmarks.pilot import choose_picture
+from inrwsi.benchmarks.plan import Plan
 from inrwsi.benchmarks.results import Run, RunSet, mean_bd
-from inrwsi.benchmarks.run import Bench, Plan, run_all
+from inrwsi.benchmarks.run import Bench, run_all
 from inrwsi.benchmarks.sampling import Picture, find_cells, full_picture
 from inrwsi.formats.source import SlideSource, open_source
 from inrwsi.geometry import Rect

@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, reduce
 from hashlib import sha256
@@ -32,9 +31,9 @@ from inrwsi.geometry import Rect
 from inrwsi.progress import Progress
 
 from . import fidelity, quality
-from .codecs import FILE, TILED, WHOLE, BrokenCodec, Codec
-from .fidelity_task import Task
+from .codecs import FILE, WHOLE, BrokenCodec, Codec
 from .intervals import bd_rows, wide
+from .plan import Plan, fits, middle, values
 from .probe import Seconds, clocked, cores, library_versions, machine, spread, timed, with_peak
 from .results import Point, Regions, Run, View, save
 from .sampling import TILE_PX, Picture
@@ -43,57 +42,6 @@ from .viewer import views
 REPEATS = 3
 REPEAT_BUDGET_S = 20.0  # what took longer than this in all is not repeated again
 VIEW_BUDGET_S = 5.0  # of the places of one view: no more are visited once it is spent
-Report = Callable[[Progress], None]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to run.
-
-    Attributes:
-        codecs: in the order of the result.
-        quick: the short ladders.
-        seed: of places and intervals.
-        layouts: which of the codecs' layouts to run.
-        middle_only: the middle setting of each ladder alone: for times.
-        with_source: the slide's own file as a point, where it is what was measured.
-        with_views: what a viewer asks for, at the middle settings.
-        folder: for coded files and partial results; made if it is not there.
-        task: a model to ask of the originals and of what was decoded.
-        report: told how it goes.
-    """
-
-    codecs: tuple[Codec, ...]
-    quick: bool
-    seed: int
-    folder: Path
-    layouts: tuple[str, ...] = (TILED, WHOLE, FILE)
-    middle_only: bool = False
-    with_source: bool = True
-    with_views: bool = True
-    task: Task | None = None
-    report: Report = lambda _: None
-
-    def points(self, picture: Picture) -> list[tuple[Codec, str, float]]:
-        """Codec, layout and value of every point that is possible."""
-        return [
-            (codec, layout, value)
-            for codec in self.codecs
-            for layout in codec.layouts
-            if layout in self.layouts and fits(codec, layout, picture)
-            for value in values(codec, layout, self.quick)
-            if not self.middle_only or value == middle(values(codec, layout, self.quick))
-        ]
-
-
-def fits(codec: Codec, layout: str, picture: Picture) -> bool:
-    """Whether the format can hold the picture in this layout."""
-    return layout == TILED or max(picture.wh) <= codec.max_side_px
-
-
-def values(codec: Codec, layout: str, quick: bool) -> tuple[float, ...]:
-    """The ladder to run. Whole codestreams are there beside tiles to show what tiling costs: the short one does."""
-    return codec.quick_ladder if quick or layout == WHOLE else codec.ladder
 
 
 def run_all(source: SlideSource, bench: Bench, *, command: str) -> Run:
@@ -386,11 +334,6 @@ def repeated(work: Callable[[], Any], first: Seconds, repeats: int) -> list[Seco
     while len(found) < repeats and sum(s.wall_s for s in found) < REPEAT_BUDGET_S:
         found.append(clocked(work)[1])
     return found
-
-
-def middle(ladder: Sequence[float]) -> float:
-    """The setting that times are taken at."""
-    return ladder[len(ladder) // 2]
 
 
 def _cut(array: np.ndarray, rect: Rect) -> np.ndarray:

@@ -15,8 +15,9 @@ import numpy as np
 from inrwsi.benchmarks.codecs_ours import other_codecs, our_codecs
 from inrwsi.benchmarks.fixed import PARTIAL, SEED, find_complete, finish, options
 from inrwsi.benchmarks.pilot import choose_picture
+from inrwsi.benchmarks.plan import Plan
 from inrwsi.benchmarks.results import RunSet
-from inrwsi.benchmarks.run import Bench, Plan, run_all
+from inrwsi.benchmarks.run import Bench, run_all
 from inrwsi.benchmarks.sampling import TILE_PX, find_cells
 from inrwsi.formats.source import SlideSource, open_source
 from inrwsi.progress import Progress

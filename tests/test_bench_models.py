@@ -18,8 +18,9 @@ from click.testing import CliRunner
 from inrwsi.benchmarks import fixed, rate_distortion, readme_models
 from inrwsi.benchmarks.codecs import FILE, Codec
 from inrwsi.benchmarks.codecs_ours import other_codecs
+from inrwsi.benchmarks.plan import Plan
 from inrwsi.benchmarks.results import Run, RunSet, load, save
-from inrwsi.benchmarks.run import Bench, Plan
+from inrwsi.benchmarks.run import Bench
 from inrwsi.benchmarks.sampling import Picture
 from inrwsi.decode import Decoder
 from inrwsi.errors import UsageError

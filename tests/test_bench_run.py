@@ -13,8 +13,9 @@ import torch
 from inrwsi.benchmarks import quality
 from inrwsi.benchmarks.codecs import TILED, BrokenCodec, StillCodec
 from inrwsi.benchmarks.fidelity_task import load_task
+from inrwsi.benchmarks.plan import Plan
 from inrwsi.benchmarks.results import Point
-from inrwsi.benchmarks.run import Bench, Plan, run_all
+from inrwsi.benchmarks.run import Bench, run_all
 from inrwsi.benchmarks.sampling import Picture, find_cells, sampled_picture
 from inrwsi.benchmarks.viewer import views
 from inrwsi.formats.source import SlideSource, open_source

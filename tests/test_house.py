@@ -32,7 +32,7 @@ LAYERS = (
     ),
     (
         *("inrwsi.encode", "inrwsi.encode_common", "inrwsi.encode_fields", "inrwsi.encode_octaves"),
-        "inrwsi.encode_bases",
+        *("inrwsi.encode_bases", "inrwsi.encode_tiles"),
         *("inrwsi.encode_fit", "inrwsi.encode_sample", "inrwsi.encode_units", "inrwsi.rate_control", "inrwsi.decode"),
     ),
     ("inrwsi.slide", "inrwsi.slide_file", "inrwsi.slide_parts", "inrwsi.export", "inrwsi.compare"),
