@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -87,12 +88,15 @@ def test_a_broken_step_is_recorded_and_the_next_still_runs(tmp_path: Path, monke
     assert results["fine"]["answer"] == 42
 
 
-def test_steps_know_their_deadline_and_are_left_out_when_time_is_up(tmp_path: Path) -> None:
-    step = gpu.Step("deadline", 5, lambda ctx: {"left_s": ctx.deadline - time.monotonic()})
-    cpu = torch.device("cpu")
-    assert 4.5 < gpu.run_step(step, cpu, True, time.monotonic() + 60, tmp_path)["left_s"] <= 5
-    assert 1.5 < gpu.run_step(step, cpu, True, time.monotonic() + 2, tmp_path)["left_s"] <= 2
-    assert gpu.run_step(step, cpu, True, time.monotonic() - 1, tmp_path) == {"skipped": "no time left"}
+def test_steps_know_their_deadline_and_are_left_out_when_time_is_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = gpu.Step("deadline", 5, lambda ctx: {"deadline": ctx.deadline})
+    cpu, now = torch.device("cpu"), 100.0
+    monkeypatch.setattr(gpu, "time", SimpleNamespace(monotonic=lambda: now))
+    assert gpu.run_step(step, cpu, True, now + 60, tmp_path)["deadline"] == now + 5
+    assert gpu.run_step(step, cpu, True, now + 2, tmp_path)["deadline"] == now + 2
+    assert gpu.run_step(step, cpu, True, now - 1, tmp_path) == {"skipped": "no time left"}
     assert sum(s.budget_s for s in gpu.STEPS) < gpu.WHOLE_BUDGET_S < 9 * 60
 
 

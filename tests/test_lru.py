@@ -43,14 +43,17 @@ def test_threads_that_ask_at_once_share_one_computation() -> None:
 def test_an_exception_reaches_everyone_and_is_not_kept() -> None:
     cache: OnceLru[bytes] = OnceLru(100, len)
     caught: list[str] = []
-    calls = []
+    calls, asking = [], []
 
     def fail() -> bytes:
         calls.append(1)
+        while len(asking) < 4:
+            time.sleep(0.001)
         time.sleep(0.05)
         raise OSError("the disk is gone")
 
     def ask() -> None:
+        asking.append(1)
         try:
             cache.get("key", fail)
         except OSError as error:
