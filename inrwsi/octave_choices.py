@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -35,13 +36,13 @@ class Choices:
         model: the model's part of the header.
         tables: of its prior.
         units: (h, w, 9) float32, the coefficients that are wanted, in quantiser units.
-        patience: (h, w, 9) float32, how much the bits of each count.
+        patience: how much the bits of each count, and its error.
     """
 
-    def __init__(self, model: OctavesModel, tables: FrequencyTables, units: np.ndarray, patience: np.ndarray) -> None:
+    def __init__(self, model: OctavesModel, tables: FrequencyTables, units: np.ndarray, patience: Patience) -> None:
         self._model, self._tables = model, tables
-        self._units, self._worth = units, patience * np.float32(3 * octaves.RATE_WEIGHT * model.spread**2)
-        self._counts = 1 / _border_shares(*units.shape[:2])
+        self._units, self._patience = units, patience
+        self._worth = np.float32(3 * octaves.RATE_WEIGHT * model.spread**2)
         self._states, self._coded = np.zeros(trellis.PATHS, np.uint8), 0
         self.said: list[tuple[np.ndarray, np.ndarray]] = []
         """Of each pass the shifts, and then the symbols, each with their rows of the tables."""
@@ -51,9 +52,11 @@ class Choices:
         bands, spacing = PASSES[number][1], self._model.spacing
         scales = rows_of(self._model, scales)
         self._coded += 2 * bands * self._model.shifted
-        wanted, worth = of_pass(self._units, number), of_pass(self._worth, number)
-        counts, begun = of_pass(self._counts, number), (self._coded, self._states)
-        symbols, second = trellis.choose(wanted, means, scales, counts, worth, spacing, self._tables, begun)
+        wanted, begun = of_pass(self._units, number), (self._coded, self._states)
+        worth, counts = self._patience.passes[number]
+        symbols, second = trellis.choose(
+            wanted, means, scales, counts, worth * self._worth, spacing, self._tables, begun
+        )
         self._coded += int(np.count_nonzero(scales))
         if self._model.shifted:
             own = shifts.best(symbols, scales, bands, self._tables, second)
@@ -90,12 +93,26 @@ def patience_at(model: OctavesModel, share: float = 1.0) -> tuple[float, float]:
     return share * luma, share * colour * (ACTIVE_COLOUR if model.active else 1.0)
 
 
+@dataclass(frozen=True, eq=False)
+class Patience:
+    """What counts how much in a chunk.
+
+    Attributes:
+        bits: (h, w, 9) float32, of each coefficient.
+        passes: of each pass the same, (n,), and how much a squared error counts, (n,) float32.
+    """
+
+    bits: np.ndarray
+    passes: tuple[tuple[np.ndarray, np.ndarray], ...]
+
+
 @lru_cache(maxsize=64)
-def patience_of(h: int, w: int, patience: tuple[float, float]) -> np.ndarray:
-    """(h, w, 9) float32: how much the bits of each coefficient of a chunk of (h, w) sites count."""
+def patience_of(h: int, w: int, patience: tuple[float, float]) -> Patience:
+    """How much the bits of each coefficient of a chunk of (h, w) sites count, and its errors."""
     counts = np.full((h, w, 9), patience[0], np.float32)
     counts[..., octaves.CHROMA] = patience[1]
-    return counts * _border_shares(h, w)
+    bits, errors = counts * _border_shares(h, w), 1 / _border_shares(h, w)
+    return Patience(bits, tuple((of_pass(bits, n), of_pass(errors, n)) for n in range(len(PASSES))))
 
 
 @lru_cache(maxsize=64)

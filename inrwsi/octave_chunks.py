@@ -15,7 +15,8 @@ from inrwsi.fields import octaves, octaves_prior
 from inrwsi.fields.octaves_fused import FusedNet
 from inrwsi.fields.octaves_integer import PASSES, WHOLE, IntegerNet, fast_bf16, net_of, octave_step
 from inrwsi.fields.octaves_model import COARSEST_PX, FEATURES, STEP_UNIT, Decoded, OctavesModel
-from inrwsi.fields.wavelet import border_details, forward97
+from inrwsi.fields.wavelet import border_details
+from inrwsi.fields.wavelet_planes import below97, forward97
 from inrwsi.fit.deltas import apply_deltas
 from inrwsi.fit.refine import Refiner
 from inrwsi.octave_choices import REFINED_PATIENCE, Choices, patience_at, patience_of, rows_of
@@ -96,7 +97,7 @@ class ChunkCoder:
 
     def below(self, target: np.ndarray) -> np.ndarray:
         """True pixels of the octave below a chunk of (3, h, w) float32: (3, ceil(h / 2), ceil(w / 2))."""
-        return forward97(torch.from_numpy(_pad(target, 2))[None])[0][0].numpy()
+        return below97(_pad(target, 2))
 
     def blank(self, colour: tuple[int, ...], mip_wh: tuple[int, int], octave: int) -> Decoded:
         """What a blank chunk counts as, for its children."""
@@ -179,9 +180,8 @@ class ChunkCoder:
     def _units(self, octave: int, target: np.ndarray, below: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """(h, w, 9) float32: the coefficients of a chunk, in quantiser units, before they are rounded."""
         analysis = self._analyses[net_of(octave)]
-        x = torch.from_numpy(_pad(target, PAD_TO))[None].to(self._device)
         step = torch.from_numpy(steps)[None, None].to(self._device)
-        low, details = forward97(x)
+        low, details = (torch.from_numpy(part)[None].to(self._device) for part in forward97(_pad(target, PAD_TO)))
         decoded = torch.from_numpy(below.astype(np.float32) / lifting.PIXEL_UNIT)[None].to(self._device)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._fast):
             units = analysis(low, details + border_details(low - decoded), decoded, step)

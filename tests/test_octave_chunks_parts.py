@@ -94,9 +94,13 @@ def test_bits_at_borders_count_by_band() -> None:
     of_colour = octave_choices.of_pass(shares, 3)
     found = {share: int((of_colour == share).sum()) for share in (1, across, along)}
     assert found == {1: 24, across: 36, along: 12}  # 8 of 12 sites lie at a border
-    counts = octave_choices.patience_of(4, 6, (0.5, 2.0))
+    patience = octave_choices.patience_of(4, 6, (0.5, 2.0))
+    counts = patience.bits
     assert (counts[..., :3] == 0.5 * shares[..., :3]).all()
     assert (counts[..., 3:] == 2.0 * shares[..., 3:]).all()
+    bits, errors = patience.passes[3]
+    assert (bits == octave_choices.of_pass(counts, 3)).all()
+    assert (errors == 1 / of_colour).all()
 
 
 def test_keys_and_limits_of_the_spec_are_those_of_the_model() -> None:

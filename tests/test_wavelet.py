@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from inrwsi.fields import wavelet_planes
 from inrwsi.fields.wavelet import border_details, forward97, inverse97
 
 
@@ -23,6 +24,16 @@ def test_the_inverse_is_exact(hw: tuple[int, int]) -> None:
     assert (forward97(inverse97(below, details))[1] - details).abs().max() < 1e-12
     single = forward97(x.float())
     assert (inverse97(*single) - x.float()).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("hw", [(2, 2), (2, 10), (12, 2), (40, 24), (130, 258)])
+def test_on_planes_it_is_the_same_to_the_bit(hw: tuple[int, int]) -> None:
+    x = (40 * noise(1, 3, *hw)).float()
+    below, details = wavelet_planes.forward97(x[0].numpy())
+    torch_below, torch_details = forward97(x)
+    assert torch.equal(torch.from_numpy(below), torch_below[0])
+    assert torch.equal(torch.from_numpy(details), torch_details[0])
+    assert (wavelet_planes.below97(x[0].numpy()) == below).all()
 
 
 def test_energy_is_kept_nearly() -> None:

@@ -28,14 +28,16 @@ _FAR_BITS = 16.0  # that an escape costs beside its own, roughly
 _JIT = {"nogil": True, "cache": True, "boundscheck": False}
 
 
+# A state is a register of six bits, which the next parity is shifted into: other, where `_TURNED` is set.
+_REGISTERS = np.arange(STATES)
+_TURNED, _IS_SECOND = (np.array([int(s & bits).bit_count() & 1 for s in _REGISTERS]) for bits in (_TURNS, _SECOND))
+# Numbered anew, so that a state's last bit says which quantiser it has: those of the first are even.
+_ORDER = np.argsort(_IS_SECOND, kind="stable").reshape(2, -1).T.reshape(-1)
+
+
 def _walk() -> np.ndarray:
-    state = np.arange(STATES)
-    turned, second = (np.array([int(s & bits).bit_count() & 1 for s in state]) for bits in (_TURNS, _SECOND))
-    steps = 2 * state[:, None] % STATES + (np.arange(2) ^ turned[:, None])
-    # Numbered anew, so that a state's last bit says which quantiser it has: those of the first are even.
-    order = np.argsort(second, kind="stable").reshape(2, -1).T.reshape(-1)
-    number = np.argsort(order)
-    return number[steps[order]].astype(np.uint8)
+    steps = 2 * _REGISTERS[:, None] % STATES + (np.arange(2) ^ _TURNED[:, None])
+    return np.argsort(_ORDER)[steps[_ORDER]].astype(np.uint8)
 
 
 WALK = _walk()
@@ -88,9 +90,12 @@ def choose(
     """
     count, states = begun
     symbols, second = np.zeros(len(wanted), np.int32), np.zeros(len(wanted), np.uint8)
-    walk, ways = (_ONE, _ONE_FROM) if spacing is None else (WALK, _FROM)
-    apart = (spacing or HALF) / 16
-    _choose(wanted, means, scales, counts, worth, apart, bits_of(tables), walk, ways, count, states, symbols, second)
+    quantisers = 1 if spacing is None else 2
+    bits, apart = bits_of(tables)[:quantisers], (spacing or HALF) / 16
+    coded, costs, found = _branches(wanted, means, scales, counts, worth, apart, bits)
+    best = costs.argmin(axis=1) if spacing is None else _best(costs, count, states)
+    symbols[coded] = np.take_along_axis(found, best[:, None], axis=1)[:, 0]
+    second[coded] = best >> 1
     return symbols, second
 
 
@@ -102,22 +107,27 @@ def bits_of(tables: FrequencyTables) -> np.ndarray:
     return bits.astype(np.float32)
 
 
-def _sources(walk: np.ndarray) -> np.ndarray:
-    """(states, 2, 2): the two ways to each state: from where, and of which branch (2 times the quantiser, + parity)."""
-    ways: list[list[tuple[int, int]]] = [[] for _ in walk]
-    for state, nexts in enumerate(walk.tolist()):
-        for parity in (0, 1):
-            ways[nexts[parity]].append((state, 2 * (state & 1) + parity))
-    return np.array(ways, np.int64)
-
-
-_FROM = _sources(WALK)
-_ONE = np.zeros((1, 2), np.uint8)
-_ONE_FROM = _sources(_ONE)
+@njit(**_JIT)
+def _cost(
+    value: float,
+    odd: int,
+    sign: int,
+    limit: int,
+    size_of: float,
+    spacing: float,
+    count: float,
+    worth: float,
+    bits: np.ndarray,
+) -> tuple[int, float]:
+    """The symbol of a value in spacings, and what it costs where `size_of` is wanted."""
+    symbol = sign * int((value + odd) / 2.0)
+    far = abs(symbol) > limit
+    taken = bits[2 * limit + 1 if far else symbol + limit] + (_FAR_BITS if far else 0.0)
+    return symbol, count * ((size_of - value) * spacing) ** 2 + worth * taken
 
 
 @njit(**_JIT)
-def _choose(
+def _branches(
     wanted: np.ndarray,
     means: np.ndarray,
     scales: np.ndarray,
@@ -125,63 +135,67 @@ def _choose(
     worth: np.ndarray,
     spacing: float,
     bits: np.ndarray,
-    walk: np.ndarray,
-    ways: np.ndarray,
-    count: int,
-    states: np.ndarray,
-    symbols: np.ndarray,
-    second: np.ndarray,
-) -> None:
-    n, size = len(wanted), len(walk)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which symbols are coded, (k,); of each quantiser and parity what they cost at least, and the symbol that does.
+
+    The last two are (k, 2 or 4), float64 and int32: twice the quantiser, plus the parity.
+    """
+    count = 2 * len(bits)
     limit = bits.shape[2] // 2 - 1
-    cost = np.full((PATHS, size), 1e30)
-    for path in range(PATHS):
-        cost[path, states[path]] = 0.0
-    after, branch = np.empty(size), np.empty(4)
-    taken = np.empty((n, size), np.uint8)  # which of the two ways to a state is the cheaper
-    found = np.empty((n, 4), np.int32)
-    where = np.empty(n, np.int64)
-    coded = 0
-    for i in range(n):
-        scale = scales[i]
-        if scale == 0:
-            continue
-        where[coded] = i
+    coded = np.flatnonzero(scales)
+    costs, found = np.empty((len(coded), count)), np.empty((len(coded), count), np.int32)
+    for k in range(len(coded)):
+        i = coded[k]
         away = (wanted[i] - means[i] / 16.0) / spacing
         size_of, sign = abs(away), -1 if away < 0 else 1
-        for b in range(2 * len(bits)):
+        for b in range(count):
             odd, parity = b >> 1, b & 1
             # Values of this branch lie four apart; the nearest, and the next one towards 0.
-            first = 2.0 * parity if odd == 0 else 2.0 * parity - 1.0
+            first = float(2 * parity - odd)
             least = max(first, 0.0)
             near = max(4.0 * np.rint((size_of - first) / 4.0) + first, least)
-            branch[b] = np.inf
-            for _ in range(2):
-                symbol = sign * int((near + odd) / 2.0) if near > 0 else 0
-                if -limit <= symbol <= limit:
-                    more = bits[odd, scale, symbol + limit]
-                else:
-                    more = bits[odd, scale, 2 * limit + 1] + _FAR_BITS
-                total = counts[i] * ((size_of - near) * spacing) ** 2 + worth[i] * more
-                if total < branch[b]:
-                    branch[b], found[coded, b] = total, symbol
-                if near <= least:
-                    break
-                near = max(near - 4.0, least)
-        own = cost[(count + coded) % PATHS]
-        for t in range(size):
-            one = own[ways[t, 0, 0]] + branch[ways[t, 0, 1]]
-            other = own[ways[t, 1, 0]] + branch[ways[t, 1, 1]]
-            taken[coded, t] = other < one
-            after[t] = min(one, other)
-        own[:] = after
-        coded += 1
+            lower = max(near - 4.0, least)
+            symbol, total = _cost(near, odd, sign, limit, size_of, spacing, counts[i], worth[i], bits[odd, scales[i]])
+            other, less = _cost(lower, odd, sign, limit, size_of, spacing, counts[i], worth[i], bits[odd, scales[i]])
+            costs[k, b], found[k, b] = min(less, total), other if less < total else symbol
+    return coded, costs, found
+
+
+@njit(**_JIT)
+def _best(branches: np.ndarray, count: int, states: np.ndarray) -> np.ndarray:
+    """The branches (n,) along the cheapest way of each path, for branches that cost (n, 4); `states` are moved on.
+
+    States are registers here: to 2 j and 2 j + 1 lead j and j + 32 alone, which is done for all in vectors.
+    """
+    n, half = len(branches), STATES // 2
+    cost = np.full((PATHS, STATES), 1e30)
     for path in range(PATHS):
-        states[path] = np.argmin(cost[path])
-    ends = states.copy()
-    for k in range(coded - 1, -1, -1):
+        cost[path, _ORDER[states[path]]] = 0.0
+    low, high = np.empty(half), np.empty(half)
+    taken = np.empty((n, STATES), np.bool_)  # whether the upper of the two is the cheaper
+    for k in range(n):
+        own = cost[(count + k) % PATHS]
+        even, odd, second_even, second_odd = branches[k]
+        low[:], high[:] = own[:half], own[half:]
+        for j in range(half):
+            stays = second_even if _IS_SECOND[j] else even
+            turns = second_odd if _IS_SECOND[j] else odd
+            lower = low[j] + (turns if _TURNED[j] else stays)
+            lower_next = low[j] + (stays if _TURNED[j] else turns)
+            stays = second_even if _IS_SECOND[j + half] else even
+            turns = second_odd if _IS_SECOND[j + half] else odd
+            upper = high[j] + (turns if _TURNED[j + half] else stays)
+            upper_next = high[j] + (stays if _TURNED[j + half] else turns)
+            own[2 * j], own[2 * j + 1] = min(lower, upper), min(lower_next, upper_next)
+            taken[k, 2 * j], taken[k, 2 * j + 1] = upper < lower, upper_next < lower_next
+    ends = np.empty(PATHS, np.int64)
+    for path in range(PATHS):
+        states[path] = np.argmin(cost[path][_ORDER])
+        ends[path] = _ORDER[states[path]]
+    best = np.empty(n, np.int64)
+    for k in range(n - 1, -1, -1):
         path = (count + k) % PATHS
-        way = ways[ends[path], taken[k, ends[path]]]
-        symbols[where[k]] = found[k, way[1]]
-        second[where[k]] = way[1] >> 1
-        ends[path] = way[0]
+        end = ends[path]
+        ends[path] = end // 2 + half * taken[k, end]
+        best[k] = 2 * _IS_SECOND[ends[path]] + ((end & 1) ^ _TURNED[ends[path]])
+    return best

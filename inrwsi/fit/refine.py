@@ -35,7 +35,7 @@ from inrwsi.fields.octaves_model import OctavesModel
 from inrwsi.fields.octaves_prior import Prior
 from inrwsi.fit.quantise import LOG_SCALE_UNIT
 from inrwsi.fit.rounded import rounded_of
-from inrwsi.octave_choices import Choices
+from inrwsi.octave_choices import Choices, Patience
 
 # The share of its way that each coefficient goes, round by round: all move at once, and neighbours that went all of
 # it would both mend the same error. Two rounds have three quarters of what five gain, for two fifths of the time.
@@ -75,7 +75,7 @@ class Refiner:
         features: np.ndarray,
         units: np.ndarray,
         steps: np.ndarray,
-        patience: np.ndarray,
+        patience: Patience,
     ) -> np.ndarray:
         """The coefficients of a chunk, nearer to the best ones.
 
@@ -85,7 +85,7 @@ class Refiner:
             features: (FEATURES, h, w) uint8, what it handed up.
             units: (h, w, 9) float32, the coefficients in quantiser units, before they are rounded.
             steps: (h, w) float32, in grey levels.
-            patience: (h, w, 9) float32, how much a bit counts.
+            patience: how much bits count.
 
         Returns:
             (h, w, 9) float32, in the place of `units`.
@@ -93,7 +93,7 @@ class Refiner:
         number = net_of(octave)
         net, inverse = self._nets[number], self._inverse[number]
         truth, low, given = (self._batch(x) for x in (target, below, features))
-        wanted, weight = (self._batch(x.transpose(2, 0, 1)) for x in (units, patience))
+        wanted, weight = (self._batch(x.transpose(2, 0, 1)) for x in (units, patience.bits))
         bit = BIT / 2 * self._model.spread**2
         # One number where it is the same everywhere: the networks are told of it another way then.
         own = steps if self._model.active else steps[:1, :1]
