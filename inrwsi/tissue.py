@@ -7,6 +7,7 @@ is generous. `is_blank` decides that pixels are thrown away for one colour: it s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import numpy as np
 
@@ -48,10 +49,10 @@ def tissue_mask(overview: np.ndarray, background: Sequence[int]) -> np.ndarray:
     glass = _glass_levels(levels, unscanned, dark)
     if glass is None:
         return np.ones(levels.shape[:2], np.bool_)
-    distance = np.abs(levels - glass).max(axis=2)
+    distance = _over_channels(np.maximum, np.abs(levels - glass))
     lowest, highest = _DARK_BOUNDS if dark else _BRIGHT_BOUNDS
     if not dark:
-        distance = np.minimum(distance, np.abs(levels - unscanned).max(axis=2) / _UNSCANNED * lowest)
+        distance = np.minimum(distance, _over_channels(np.maximum, np.abs(levels - unscanned)) / _UNSCANNED * lowest)
     content = distance > min(max(_otsu(distance), lowest), highest)
     return ~_dilate(~_dilate(content, 2), 1)
 
@@ -103,10 +104,10 @@ def is_blank(pixels: np.ndarray, background_hint: Sequence[int] | None = None) -
     return tuple(int(v) for v in np.rint(mean))
 
 
-def _of_channels(reduce: np.ufunc, pixels: np.ndarray, dtype: type | None = None) -> np.ndarray:
+def _of_channels(ufunc: np.ufunc, pixels: np.ndarray, dtype: type | None = None) -> np.ndarray:
     """Pixels (h, w, C) to (C,): rows onto one row first, which is done in vectors, and not three values at a time."""
-    row = reduce.reduce(pixels.reshape(len(pixels), -1), axis=0, dtype=dtype)
-    return reduce.reduce(row.reshape(-1, pixels.shape[2]), axis=0, dtype=dtype)
+    row = ufunc.reduce(pixels.reshape(len(pixels), -1), axis=0, dtype=dtype)
+    return ufunc.reduce(row.reshape(-1, pixels.shape[2]), axis=0, dtype=dtype)
 
 
 def _box_means(integral: np.ndarray, side: int) -> np.ndarray:
@@ -124,10 +125,15 @@ def _as_levels(overview: np.ndarray, background: Sequence[int]) -> tuple[np.ndar
     """The overview and the background in levels of 255, (h, w, C) and (C,) float32, and whether it is dark field."""
     pixels = overview[..., None] if overview.ndim == 2 else overview
     unit = np.iinfo(pixels.dtype).max / 255
-    dark = bool(np.median(pixels.max(axis=2)) < _DARK_FIELD * unit)
+    dark = bool(np.median(_over_channels(np.maximum, pixels)) < _DARK_FIELD * unit)
     if dark and pixels.dtype == np.uint16:
         unit = _dark_unit(pixels)
     return (pixels / unit).astype(np.float32), (np.asarray(background) / unit).astype(np.float32), dark
+
+
+def _over_channels(ufunc: np.ufunc, pixels: np.ndarray) -> np.ndarray:
+    """(h, w, C) to (h, w): a channel at a time, which is done in vectors."""
+    return reduce(ufunc, np.moveaxis(pixels, 2, 0))
 
 
 def _dark_unit(overview: np.ndarray) -> float:
@@ -137,15 +143,16 @@ def _dark_unit(overview: np.ndarray) -> float:
 
 def _glass_levels(levels: np.ndarray, unscanned: np.ndarray, dark: bool) -> np.ndarray | None:
     """Colour of the commonest flat empty area, (C,) float32; None if there is hardly any."""
-    darkest, brightest = levels.min(axis=2), levels.max(axis=2)
+    darkest, brightest = (_over_channels(ufunc, levels) for ufunc in (np.minimum, np.maximum))
     empty = brightest < _DARK_FIELD if dark else (darkest >= _LIGHT) & (brightest - darkest <= _NEUTRAL)
-    empty &= _range3(levels.mean(axis=2)) <= _FLAT
+    mean = _over_channels(np.add, levels) / levels.shape[2]
+    empty &= _range3(mean) <= _FLAT
     if empty.mean() < _GLASS_SHARE:
         return None
-    scanned = empty & (np.abs(levels - unscanned).max(axis=2) > _UNSCANNED)
+    scanned = empty & (_over_channels(np.maximum, np.abs(levels - unscanned)) > _UNSCANNED)
     if not dark and scanned.mean() >= _GLASS_SHARE:
         empty = scanned  # real glass rather than the fill around it
-    brightness = np.rint(levels.mean(axis=2)).astype(np.intp)
+    brightness = np.rint(mean).astype(np.intp)
     histogram = np.convolve(np.bincount(brightness[empty], minlength=258), (1, 1, 1), "same")
     peak = int(histogram.argmax())
     return np.median(levels[empty & (np.abs(brightness - peak) <= 2)], axis=0)
