@@ -73,7 +73,7 @@ class Choices:
 
 def rows_of(model: OctavesModel, scales: np.ndarray) -> np.ndarray:
     """The rows of the tables, (n,) uint8, for scale indices as the networks say."""
-    return scales if model.spacing is None else trellis.own_scales(model.spacing)[scales]
+    return scales if model.spacing is None else trellis.own_scales(model.spacing).take(scales)
 
 
 def of_pass(values: np.ndarray, number: int) -> np.ndarray:
