@@ -231,7 +231,8 @@ def _pad(pixels: np.ndarray, multiple: int) -> np.ndarray:
     for axis in (1, 2):
         grow = [(0, 0)] * 3
         grow[axis] = (0, -pixels.shape[axis] % multiple)
-        pixels = np.pad(pixels, grow, mode="edge" if pixels.shape[axis] % 2 else "reflect")
+        if grow[axis][1]:
+            pixels = np.pad(pixels, grow, mode="edge" if pixels.shape[axis] % 2 else "reflect")
     return pixels
 
 
