@@ -56,14 +56,14 @@ def test_ten_thousand_damaged_files(tmp_path: Path) -> None:
     slowest, longest = 0.0, 0
     before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for mutant in mutants(blob, MUTANTS, seed=2026):
-        began = time.perf_counter()
+        began = time.process_time()
         try:
             outcome = "right" if _view(mutant) == want else "changed"
         except (CorruptFile, UnsupportedVersion) as error:
             outcome = type(error).__name__
             longest = max(longest, len(str(error)))
         outcomes[outcome] += 1
-        slowest = max(slowest, time.perf_counter() - began)
+        slowest = max(slowest, time.process_time() - began)
     grown_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb) / 1024
     assert sum(outcomes.values()) == MUTANTS
     assert outcomes["CorruptFile"] > MUTANTS // 2
