@@ -109,13 +109,13 @@ class Patience:
 @lru_cache(maxsize=64)
 def patience_of(h: int, w: int, patience: tuple[float, float]) -> Patience:
     """How much the bits of each coefficient of a chunk of (h, w) sites count, and its errors."""
-    counts = np.full((h, w, 9), patience[0], np.float32)
-    counts[..., octaves.CHROMA] = patience[1]
-    bits, errors = counts * _border_shares(h, w), 1 / _border_shares(h, w)
+    shares = _border_shares(h, w)
+    bits, errors = np.full((h, w, 9), patience[0], np.float32), 1 / shares
+    bits[..., octaves.CHROMA] = patience[1]
+    bits *= shares
     return Patience(bits, tuple((of_pass(bits, n), of_pass(errors, n)) for n in range(len(PASSES))))
 
 
-@lru_cache(maxsize=64)
 def _border_shares(h: int, w: int) -> np.ndarray:
     """(h, w, 9) float32: 1, and at the outer sites what `BORDER_SHARES` says; in corners the less."""
     lines = []
