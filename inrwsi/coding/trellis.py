@@ -108,25 +108,6 @@ def bits_of(tables: FrequencyTables) -> np.ndarray:
 
 
 @njit(**_JIT)
-def _cost(
-    value: float,
-    odd: int,
-    sign: int,
-    limit: int,
-    size_of: float,
-    spacing: float,
-    count: float,
-    worth: float,
-    bits: np.ndarray,
-) -> tuple[int, float]:
-    """The symbol of a value in spacings, and what it costs where `size_of` is wanted."""
-    symbol = sign * int((value + odd) / 2.0)
-    far = abs(symbol) > limit
-    taken = bits[2 * limit + 1 if far else symbol + limit] + (_FAR_BITS if far else 0.0)
-    return symbol, count * ((size_of - value) * spacing) ** 2 + worth * taken
-
-
-@njit(**_JIT)
 def _branches(
     wanted: np.ndarray,
     means: np.ndarray,
@@ -154,10 +135,15 @@ def _branches(
             first = float(2 * parity - odd)
             least = max(first, 0.0)
             near = max(4.0 * np.rint((size_of - first) / 4.0) + first, least)
-            lower = max(near - 4.0, least)
-            symbol, total = _cost(near, odd, sign, limit, size_of, spacing, counts[i], worth[i], bits[odd, scales[i]])
-            other, less = _cost(lower, odd, sign, limit, size_of, spacing, counts[i], worth[i], bits[odd, scales[i]])
-            costs[k, b], found[k, b] = min(less, total), other if less < total else symbol
+            cheapest, best = np.inf, 0
+            for value in (near, max(near - 4.0, least)):
+                symbol = sign * int((value + odd) / 2.0)
+                far = abs(symbol) > limit
+                taken = bits[odd, scales[i], 2 * limit + 1 if far else symbol + limit] + (_FAR_BITS if far else 0.0)
+                cost = counts[i] * ((size_of - value) * spacing) ** 2 + worth[i] * taken
+                if cost < cheapest:
+                    cheapest, best = cost, symbol
+            costs[k, b], found[k, b] = cheapest, best
     return coded, costs, found
 
 
@@ -165,7 +151,8 @@ def _branches(
 def _best(branches: np.ndarray, count: int, states: np.ndarray) -> np.ndarray:
     """The branches (n,) along the cheapest way of each path, for branches that cost (n, 4); `states` are moved on.
 
-    States are registers here: to 2 j and 2 j + 1 lead j and j + 32 alone, which is done for all in vectors.
+    States are registers here: to 2 j and 2 j + 1 lead j and j + 32 alone, which is done for all in vectors. Both have
+    the same quantiser, and one of them turns the parity: their first bit is of `_TURNS` and not of `_SECOND`.
     """
     n, half = len(branches), STATES // 2
     cost = np.full((PATHS, STATES), 1e30)
@@ -180,12 +167,8 @@ def _best(branches: np.ndarray, count: int, states: np.ndarray) -> np.ndarray:
         for j in range(half):
             stays = second_even if _IS_SECOND[j] else even
             turns = second_odd if _IS_SECOND[j] else odd
-            lower = low[j] + (turns if _TURNED[j] else stays)
-            lower_next = low[j] + (stays if _TURNED[j] else turns)
-            stays = second_even if _IS_SECOND[j + half] else even
-            turns = second_odd if _IS_SECOND[j + half] else odd
-            upper = high[j] + (turns if _TURNED[j + half] else stays)
-            upper_next = high[j] + (stays if _TURNED[j + half] else turns)
+            one, other = (turns, stays) if _TURNED[j] else (stays, turns)
+            lower, lower_next, upper, upper_next = low[j] + one, low[j] + other, high[j] + other, high[j] + one
             own[2 * j], own[2 * j + 1] = min(lower, upper), min(lower_next, upper_next)
             taken[k, 2 * j], taken[k, 2 * j + 1] = upper < lower, upper_next < lower_next
     ends = np.empty(PATHS, np.int64)
