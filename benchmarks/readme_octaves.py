@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .octaves_results import CROP, HELD_OUT, SLIDE, TISSUE, Mean, OctavesRun, Speed
+from .octaves_results import CROP, HELD_OUT, SLIDE, TISSUE, Mean, OctavesRun, Speed, Verdict
 from .octaves_table import METRIC_NAMES
 from .report_tables import NONE, Table, measure
 
@@ -24,7 +24,7 @@ def paragraphs(runs: list[OctavesRun]) -> list[Part]:
     found: list[Part] = [(text, _summary(runs))]
     for run in runs:
         if run.speed:
-            found += [*_times(run.speed)]
+            found += _times(run.speed)
     for run in runs:
         found += _details(run)
     return found
@@ -103,7 +103,7 @@ def _views(speed: Speed) -> Table:
 
 def _details(run: OctavesRun) -> Iterator[Part]:
     """Every group with its worst image, and every value that is to be reached."""
-    missed = [f"{bar.what}: {NONE if bar.value is None else f'{bar.value:.2f}'}" for bar in run.verdicts if not bar.met]
+    missed = [f"{bar.what}: {_value(bar)}" for bar in run.verdicts if not bar.met]
     told = f"{len(run.verdicts) - len(missed)} of {len(run.verdicts)} values are what they must be"
     told += f", not {'; '.join(missed)}" if missed else ""
     yield f"<details><summary><code>{run.command}</code>: {told}</summary>", None
@@ -138,6 +138,9 @@ def _verdicts(run: OctavesRun) -> Table:
     body = []
     for bar in run.verdicts:
         sign = "at least" if bar.above else "at most"
-        value = NONE if bar.value is None else f"{bar.value:.2f}"
-        body.append((bar.what, value, f"{sign} {bar.must:g}", "yes" if bar.met else "**no**"))
+        body.append((bar.what, _value(bar), f"{sign} {bar.must:g}", "yes" if bar.met else "**no**"))
     return Table(("what", "measured", "must be", "reached"), tuple(body), 1)
+
+
+def _value(bar: Verdict) -> str:
+    return NONE if bar.value is None else f"{bar.value:.2f}"
