@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from rich.table import Table
 from inrwsi.errors import UsageError
 from inrwsi.formats.container import Container
 from inrwsi.formats.source import open_source
-from inrwsi.progress import Progress
+from inrwsi.progress import Report
 
 from . import report
 from .codecs import area_mean
@@ -57,7 +56,7 @@ class Outcome:
     table: Table
 
 
-def bench_slide(request: Request, progress: Callable[[Progress], None]) -> Outcome:
+def bench_slide(request: Request, progress: Report) -> Outcome:
     """Measure a slide and write its report; partial results lie in the output folder until it is whole.
 
     Raises:

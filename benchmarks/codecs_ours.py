@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -19,7 +19,7 @@ from inrwsi.formats.container import Container
 from inrwsi.formats.source import open_source
 from inrwsi.geometry import Rect
 from inrwsi.options import EncodeOptions, known_models
-from inrwsi.progress import Progress
+from inrwsi.progress import Report
 
 from .codecs import FILE, STILL_CODECS, Codec, Reader
 from .codecs_tiff import TIFF_CODECS
@@ -52,7 +52,7 @@ class OurCodec:
     quick_ladder: tuple[float, ...]
     passes: int
     device: str = "auto"
-    progress: Callable[[Progress], None] | None = None
+    progress: Report | None = None
     setting: str = "bpp"
     layouts: tuple[str, ...] = (FILE,)
     max_side_px: int = 2**31
@@ -135,7 +135,7 @@ def our_codecs(
     passes: int | None = None,
     share: int = 1,
     device: str = "auto",
-    progress: Callable[[Progress], None] | None = None,
+    progress: Report | None = None,
 ) -> tuple[OurCodec, ...]:
     """Models by name, at the rates `bpp` (none: the model's usual ladder). UsageError for an unknown one.
 
@@ -153,9 +153,7 @@ def _passes(name: str) -> int:
     return 0 if name == "octaves" else config_class(name).passes
 
 
-def _our_codec(
-    name: str, ladder: tuple[float, ...], passes: int, device: str, progress: Callable[[Progress], None] | None
-) -> OurCodec:
+def _our_codec(name: str, ladder: tuple[float, ...], passes: int, device: str, progress: Report | None) -> OurCodec:
     if name == "octaves" and not ladder:
         return OurCodec(name, QUALITY_LADDER, QUICK_QUALITY_LADDER, passes, device, progress, "quality")
     return OurCodec(name, ladder or BPP_LADDER, ladder or QUICK_BPP_LADDER, passes, device, progress)

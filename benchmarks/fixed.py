@@ -14,7 +14,7 @@ import click
 from inrwsi.cli.progress_view import progress_view
 from inrwsi.errors import InrwsiError
 from inrwsi.formats.source import SlideSource, open_source
-from inrwsi.progress import Progress
+from inrwsi.progress import Report
 
 from .results import RunSet, save
 from .sampling import open_halved
@@ -83,7 +83,7 @@ def find_complete(slides: Path, complete: Path | None) -> Path | None:
     return None
 
 
-def finish(name: str, quick: bool, make: Callable[[Callable[[Progress], None]], RunSet | None]) -> None:
+def finish(name: str, quick: bool, make: Callable[[Report], RunSet | None]) -> None:
     """Run `make`, write its result under `name`, and let go of the partial ones; errors end in one sentence."""
     path = RESULTS / f"{name}{'_quick' if quick else ''}.json"
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from inrwsi.decode import Decoder
 from inrwsi.errors import UsageError
 from inrwsi.formats.source import SlideSource
 from inrwsi.metrics import SquaredError
-from inrwsi.progress import Progress
+from inrwsi.progress import Progress, Report
 from inrwsi.tissue import tissue_mask
 
 OVERVIEW_PX = 1024
@@ -29,7 +28,7 @@ def measure_file(
     *,
     device: str = "auto",
     most_px: int = MOST_PX,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Report | None = None,
 ) -> dict[str, Any]:
     """Sizes, rates, PSNR and decoding time of `cinr_path`, which was encoded from `source`.
 

@@ -138,7 +138,6 @@ def main(more_images: tuple[str, ...], effort: str | None, images: tuple[str, ..
         click.echo(f"octaves: {error}", err=True)
         raise SystemExit(error.exit_code) from None
     if result is not None:
-        asked.out.parent.mkdir(parents=True, exist_ok=True)
         click.echo(table(save(result, asked.out)))
         click.echo(str(asked.out))
 

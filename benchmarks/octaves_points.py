@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, reduce
 from hashlib import sha256
@@ -24,7 +24,7 @@ import inrwsi
 import inrwsi.formats
 from inrwsi.geometry import Rect
 from inrwsi.options import TUNES
-from inrwsi.progress import Progress
+from inrwsi.progress import Progress, Report
 
 from . import quality, tilepack
 from .codecs import STILL_CODECS, TILED, WHOLE, BrokenCodec, StillCodec
@@ -45,7 +45,6 @@ PEERS = {  # settings from few bits to many: a curve takes those from the last b
     "avif": (2, 10, 18, 26, 34, 42, 50, 58, 66, 74, 82, 90, 96),
 }
 OURS = (4, 12, 20, 28, 36, 44, 52, 60, 68, 76, 84, 92, 100)
-Report = Callable[[Progress], None]
 
 
 class Reading(Protocol):

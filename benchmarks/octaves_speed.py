@@ -19,7 +19,7 @@ from inrwsi.formats.source import open_source
 from inrwsi.geometry import Rect
 from inrwsi.metrics import SquaredError
 from inrwsi.options import EncodeOptions
-from inrwsi.progress import Progress
+from inrwsi.progress import Progress, Report
 
 from . import tilepack
 from .codecs import STILL_CODECS
@@ -59,7 +59,7 @@ class Tested:
     efforts: tuple[str, ...]
     avif_value: float
     folder: Path
-    report: Callable[[Progress], None]
+    report: Report
 
 
 def measure(tested: Tested) -> Speed:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,7 +33,7 @@ from inrwsi.errors import InrwsiError, UsageError
 from inrwsi.formats.source import open_source
 from inrwsi.metrics import SquaredError
 from inrwsi.options import EncodeOptions
-from inrwsi.progress import Progress
+from inrwsi.progress import Progress, Report
 
 from . import results
 from .probe import library_versions, spread
@@ -46,8 +46,6 @@ READERS = ("openslide", "cinr")
 UNCOUNTED = 2  # batches a worker, of those that come first
 MPP_UM = 0.5
 DOWNSAMPLE = 2.0
-
-Report = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)

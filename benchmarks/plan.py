@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from inrwsi.progress import Progress
+from inrwsi.progress import Report
 
 from .codecs import FILE, TILED, WHOLE, Codec
 from .fidelity_task import Task
 from .sampling import Picture
-
-Report = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ their own passes, for the time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from inrwsi.benchmarks.sampling import Picture, find_cells, full_picture
 from inrwsi.formats.source import SlideSource, open_source
 from inrwsi.geometry import Rect
 from inrwsi.options import known_models
-from inrwsi.progress import Progress
+from inrwsi.progress import Report
 
 BPP = (1.0, 2.0, 4.0)
 PASSES = 4
@@ -57,7 +57,7 @@ def main(slides: Path, complete: Path | None, quick: bool, models: bool) -> None
     command = f"python -m benchmarks.rate_distortion{' --quick' if quick else ''}"
     folder = PARTIAL / f"rate_distortion{'_quick' if quick else ''}"
 
-    def make(report: Callable[[Progress], None]) -> RunSet:
+    def make(report: Report) -> RunSet:
         ours = our_codecs(("octaves",), passes=PASSES, device="cpu", progress=report)
         if not quick:
             ours += our_codecs(("cinr",), bpp=BPP, passes=PASSES, device="cpu", progress=report)
@@ -78,7 +78,7 @@ def main(slides: Path, complete: Path | None, quick: bool, models: bool) -> None
     finish("rate_distortion", quick, make)
 
 
-def _all_models(path: Path | None, report: Callable[[Progress], None]) -> RunSet | None:
+def _all_models(path: Path | None, report: Report) -> RunSet | None:
     if path is None:
         return None
     command = "python -m benchmarks.rate_distortion --models"
@@ -102,9 +102,7 @@ def crop_picture(crop: SlideSource, name: str, l0_xy: tuple[int, int]) -> Pictur
     return replace(picture, slide=replace(picture.slide, name=name), sample=sample)
 
 
-def fitted_by_share(
-    names: Sequence[str], bpp: Sequence[float], report: Callable[[Progress], None] | None = None
-) -> tuple[OurCodec, ...]:
+def fitted_by_share(names: Sequence[str], bpp: Sequence[float], report: Report | None = None) -> tuple[OurCodec, ...]:
     """Models by name, the cheap ones first: `octaves` at its qualities, those that are fitted at `bpp`."""
     ordered = sorted(names, key=lambda name: (name != "octaves", SHARES.get(name, 0)))
     return tuple(
@@ -125,7 +123,7 @@ def compare(
     picture: Picture,
     codecs: Sequence[Codec],
     folder: Path,
-    report: Callable[[Progress], None],
+    report: Report,
     command: str,
 ) -> Run:
     """One picture through all `codecs`, in layouts with random access; what is done already stays in `folder`."""
@@ -162,7 +160,7 @@ def _complete(
     ours: tuple[OurCodec, ...],
     quick: bool,
     folder: Path,
-    report: Callable[[Progress], None],
+    report: Report,
     command: str,
 ) -> Run:
     picture = choose_picture(source, folder, seed=SEED, most=CROP_REGIONS if quick else MOST_REGIONS)

@@ -6,7 +6,6 @@ what a viewer asks for, from closed files. Every codec may use all cores. Cut sh
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -20,7 +19,7 @@ from inrwsi.benchmarks.results import RunSet
 from inrwsi.benchmarks.run import Bench, run_all
 from inrwsi.benchmarks.sampling import TILE_PX, find_cells
 from inrwsi.formats.source import SlideSource, open_source
-from inrwsi.progress import Progress
+from inrwsi.progress import Report
 
 SIDE_PX, QUICK_SIDE_PX = 3072, 1024
 PASSES, QUICK_PASSES = 2, 1
@@ -33,7 +32,7 @@ def main(slides: Path, complete: Path | None, quick: bool) -> None:
     command = f"python -m benchmarks.speed{' --quick' if quick else ''}"
     folder = PARTIAL / f"speed{'_quick' if quick else ''}"
 
-    def make(report: Callable[[Progress], None]) -> RunSet | None:
+    def make(report: Report) -> RunSet | None:
         path = find_complete(slides, complete)
         if path is None:
             return None

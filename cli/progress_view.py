@@ -9,11 +9,9 @@ from contextlib import contextmanager
 
 import click
 
-from inrwsi.progress import Progress
+from inrwsi.progress import Progress, Report
 
 SECONDS_BETWEEN_LINES = 5.0
-
-Report = Callable[[Progress], None]
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -18,7 +18,7 @@ from inrwsi.formats.container import Container
 from inrwsi.formats.output_base import partial_path
 from inrwsi.formats.source import SlideSource, open_source
 from inrwsi.metrics import WINDOW_PX, SquaredError, luma_of, ssim_maps
-from inrwsi.progress import Progress
+from inrwsi.progress import Progress, Report
 
 TILE_PX = 256
 BAND_PX = 4096  # columns at a time: with STRIP_ROWS it bounds what is held, however large the slide
@@ -68,7 +68,7 @@ def compare(
     worst: int = 8,
     device: str = "auto",
     cache_bytes: int = 256 << 20,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Report | None = None,
 ) -> CompareReport:
     """Decode all of a `.cinr` file and compare it with a slide, a strip of 4096 x 512 pixels at a time.
 
@@ -104,7 +104,7 @@ def _check_comparable(container: Container, source: SlideSource) -> None:
         raise UsageError(f"{source.name}: has {have}, but {container.path} {want}; give the slide that it was made of")
 
 
-def _compare(decoder: Decoder, source: SlideSource, worst: int, progress: Callable[[Progress], None]) -> CompareReport:
+def _compare(decoder: Decoder, source: SlideSource, worst: int, progress: Report) -> CompareReport:
     whole, tiles = SquaredError(), _Worst(worst)
     ssim, windows, done = 0.0, 0, 0
     width, height = decoder.header.slide.l0_wh

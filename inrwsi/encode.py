@@ -6,9 +6,10 @@ import time
 from pathlib import Path
 
 from inrwsi.device import pick_device
-from inrwsi.encode_common import OVERVIEW_PX, Outcome, Report, Task
+from inrwsi.encode_common import OVERVIEW_PX, Outcome, Task
 from inrwsi.formats.source import SlideSource
 from inrwsi.options import EncodeOptions, EncodeReport, check_encodable
+from inrwsi.progress import Report
 from inrwsi.tissue import tissue_mask
 
 

@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from inrwsi.coding import base_layer
-from inrwsi.encode_common import Report
 from inrwsi.job import Job
 from inrwsi.options import FieldSettings
-from inrwsi.progress import Progress
+from inrwsi.progress import Progress, Report
 
 
 class Bases:

@@ -19,12 +19,11 @@ from inrwsi.formats.index import colour_struct
 from inrwsi.formats.source import SlideSource
 from inrwsi.formats.writer import ContainerWriter
 from inrwsi.options import EncodeOptions
-from inrwsi.progress import Progress
+from inrwsi.progress import Report
 
 OVERVIEW_PX = 1024
 PREVIEW_PX = 256  # as large as file managers show; 512 was 1 % of a file of 60 Mpx
 PREVIEW_FROM_PX = 2048  # a smaller slide is its own preview
-Report = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,10 @@ from typing import Protocol
 
 import numpy as np
 
-from inrwsi.encode_common import Report
 from inrwsi.encode_units import Blanks, Ij, Plan, encode_unit, quadrant
 from inrwsi.fields.octaves_model import Decoded
 from inrwsi.octave_chunks import ChunkCoder
-from inrwsi.progress import Progress
+from inrwsi.progress import Progress, Report
 from inrwsi.rate_control import PROBES
 from inrwsi.workers import Workers
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from inrwsi.formats.export import PyramidSpec, check_export, writer_for
 from inrwsi.formats.export_base import TILE_PX
 from inrwsi.formats.header import Header
 from inrwsi.geometry import Rect, octave_wh
-from inrwsi.progress import Progress
+from inrwsi.progress import Progress, Report
 from inrwsi.slide import CinrSlide
 
 HALVINGS = 3
@@ -56,7 +56,7 @@ def export(
     salvage: bool = False,
     device: str = "auto",
     cache_bytes: int = 256 << 20,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Report | None = None,
 ) -> ExportReport:
     """Write all of a slide as a pyramid of halves, in tiles of 512 pixels, by the name of `out`.
 
@@ -126,7 +126,7 @@ def pyramid_spec(container: Container, header: Header, quality: int) -> PyramidS
 
 
 def pyramid_tiles(
-    decoder: Decoder, l0_wh: tuple[int, int], level_count: int, progress: Callable[[Progress], None]
+    decoder: Decoder, l0_wh: tuple[int, int], level_count: int, progress: Report
 ) -> Iterator[tuple[int, tuple[int, int], np.ndarray]]:
     """Every tile of every level, block by block: (level, (column, row), (h, w, channels) uint8).
 

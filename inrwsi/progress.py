@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -22,3 +23,7 @@ class Progress:
     total: float
     unit: str
     note: str = ""
+
+
+Report = Callable[[Progress], None]
+"""Who is told how the work goes."""
