@@ -14,7 +14,7 @@ from inrwsi.encode_common import Task
 from inrwsi.encode_units import Blanks, Ij, Plan, as_rgb
 from inrwsi.fields import octaves_prior
 from inrwsi.fields.octaves import RATE_WEIGHT
-from inrwsi.fields.octaves_model import STEP_UNIT, OctavesModel
+from inrwsi.fields.octaves_model import OctavesModel
 from inrwsi.fields.octaves_prior import Prior
 from inrwsi.fit.deltas import Net, apply_deltas, pack_deltas, pack_whole
 from inrwsi.fit.refine import QUICK, THOROUGH
@@ -114,14 +114,11 @@ def fit_networks(encoding: Encoding, model: OctavesModel, effort: str, *, whole:
     fit = SlideFit(
         prior,
         _windows(encoding, chunks),
-        model.klt,
-        step=model.step / STEP_UNIT,
-        spread=model.spread,
+        model,
         steps=steps,
         tissue_px=tissue_px,
         seed=encoding.task.options.seed,
         device=encoding.task.device,
-        active=model.active,
     )
     if held is not None:
         fit.restore(held[0], held[1]["step_number"])

@@ -46,7 +46,7 @@ from inrwsi.encode_units import (
     scan_unit,
 )
 from inrwsi.fields import octaves_prior
-from inrwsi.fields.octaves_model import ACTIVITY, CHUNK_PX, FEATURES, Decoded, OctavesModel
+from inrwsi.fields.octaves_model import CHUNK_PX, FEATURES, Decoded, OctavesModel
 from inrwsi.formats.header import GridInfo, Header
 from inrwsi.job import Job, Log
 from inrwsi.memory import give_back_free_pages
@@ -69,7 +69,7 @@ def encode(task: Task) -> Outcome:
     settings = task.options.octaves
     tuned = settings.tune == "ms-ssim"
     klt = Klt.of(_tissue_pixels(task), luma=TUNED_LUMA if tuned and task.source.channels == 3 else 1.0)
-    model = OctavesModel.of(octaves_prior.current_sha256(), START_STEP, klt, ACTIVITY if tuned else None)
+    model = OctavesModel.of(octaves_prior.current_sha256(), START_STEP, klt, tuned=tuned)
     same = about(task, {**to_dict(model), "step": None, "spacing": None}, settings)
     job = Job(task.out, same, resume=task.resume, overwrite=task.overwrite)
     try:

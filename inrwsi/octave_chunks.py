@@ -84,7 +84,7 @@ class ChunkCoder:
         self._patience = patience_at(model, REFINED_PATIENCE if refine else 1.0)
 
     def _net(self, octave: int) -> IntegerNet:
-        step = octave_step(self.model.step, octave)
+        step = octave_step(self.model.step, octave, self.model.own_step(octave))
         return _net(self._weights, net_of(octave), step, self._device, self._fast, self._in_bytes, self.model.active)
 
     def components(self, rgb: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import prod
 
 import numpy as np
@@ -288,10 +288,10 @@ def activity_index(brightness: np.ndarray) -> np.ndarray:
 class Net:
     """The net of an octave, at its step, or at those that follow activity."""
 
-    def __init__(self, prior: Tensors, octave: int, model_step: int, *, active: bool = False) -> None:
+    def __init__(self, prior: Tensors, octave: int, model_step: int, *, active: bool = False, own: int = 16) -> None:
         key = f"net.{min(octave, 3)}."
         self._t = {k[len(key) :]: v.astype(np.int64) for k, v in prior.items() if k.startswith(key)}
-        self.step, self.active = max(model_step >> octave, 256), active
+        self.step, self.active = max((model_step * own // 16) >> octave, 256), active
 
     def steps_of(self, below: np.ndarray) -> np.ndarray:
         """B.4: of each site (h, w)."""
@@ -358,6 +358,7 @@ def decode(
     *,
     active: bool = False,
     shifted: bool = False,
+    own_steps: Sequence[int] = (16,),
     spacing: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pixels (3, h, w), features (8, h, w) and coefficients (9, sites) of a chunk of octave k below K."""
@@ -366,7 +367,7 @@ def decode(
     columns = np.minimum(np.arange(2 * -(-w // 4)), -(-w // 2) - 1)
     below, given = (part[:, rows][:, :, columns].astype(np.int64) for part in parent)
     net, stream = (
-        Net(prior, octave, model_step, active=active),
+        Net(prior, octave, model_step, active=active, own=(own_steps[octave:] or own_steps[-1:])[0]),
         Stream(b"" if payload == b"\0" else payload, prior["tables"]),
     )
     trunk = net.trunk(below, given)

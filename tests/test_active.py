@@ -31,15 +31,21 @@ SIDE = 512
 
 
 @pytest.mark.parametrize("which", PRIORS)
+@pytest.mark.parametrize("own_steps", [None, (22, 15, 13)])
 @pytest.mark.parametrize(("octave", "wh"), [(0, (24, 20)), (1, (32, 32)), (3, (70, 2)), (7, (1, 1)), (0, (5, 3))])
-def test_a_reader_written_from_the_spec_gives_the_same_bits(which: str, octave: int, wh: tuple[int, int]) -> None:
-    coder = coder_of(chosen(which), ACTIVE, encoder=True)
+def test_a_reader_written_from_the_spec_gives_the_same_bits(
+    which: str, own_steps: tuple[int, ...] | None, octave: int, wh: tuple[int, int]
+) -> None:
+    model = replace(ACTIVE, own_steps=own_steps)
+    coder = coder_of(chosen(which), model, encoder=True)
     parent = parent_of("active", wh)
     payload, seen = coder.encode(octave, tissue(wh), parent)
     for fast in (False, True):
-        assert same(coder_of(chosen(which), ACTIVE, fast=fast).decode(octave, payload, parent, wh), seen)
+        assert same(coder_of(chosen(which), model, fast=fast).decode(octave, payload, parent, wh), seen)
     held = reference.read_prior(octaves_prior.pack(chosen(which)))
-    found = reference.decode(held, MODEL.step, octave, payload, plain(parent), wh, active=True)
+    found = reference.decode(
+        held, MODEL.step, octave, payload, plain(parent), wh, active=True, own_steps=own_steps or (16,)
+    )
     assert (seen.pixels == found[0]).all()
     if octave:
         assert (seen.features == found[1]).all()
@@ -115,6 +121,7 @@ def test_tuned_for_ms_ssim_smooth_places_and_luma_get_the_bits(tmp_path: Path) -
             decoded = np.asarray(slide.read_region((0, 0), 0, (SIDE, SIDE)))[..., :3]
         with Container.open(out) as container:
             assert container.header.model.get("steps") == {"psnr": None, "ms-ssim": "activity"}[tune]
+            assert container.header.model.get("own_steps") == {"psnr": None, "ms-ssim": [22, 15, 13]}[tune]
             assert ("inverse" in container.header.model) == (tune == "ms-ssim")
         error = (decoded.astype(float) - pixels) ** 2
         measured = quality.measure(pixels, decoded)

@@ -148,7 +148,7 @@ def test_effort_best_fits_for_longer(tmp_path: Path, monkeypatch: pytest.MonkeyP
     class Heard(SlideFit):
         def run(self) -> Iterator[tuple[float, float]]:
             steps.append(self.steps)
-            assert self._spread == pytest.approx(0.9 * 22 / 8)  # of the file's spacing, at quality 60
+            assert self._model.spread == pytest.approx(0.9 * 22 / 8)  # of the file's spacing, at quality 60
             return iter(())
 
     monkeypatch.setattr(encode_fit, "SlideFit", Heard)

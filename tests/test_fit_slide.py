@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
 
@@ -12,6 +13,7 @@ import torch
 from inrwsi.colour import Klt
 from inrwsi.fields.octaves import logistic_bits
 from inrwsi.fields.octaves_integer import FACTOR_UNIT, NETS, layer_shapes
+from inrwsi.fields.octaves_model import STEP_UNIT, OctavesModel
 from inrwsi.fields.octaves_prior import Prior, pack, unpack
 from inrwsi.fit import release, slide
 from inrwsi.fit.deltas import Net
@@ -45,10 +47,21 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slide, "BATCH", 1)
 
 
-def fit_of(steps: int = 4, which: tuple[int, ...] = (0, 1, 2), seed: int = 3, tissue_px: int = 10**6) -> SlideFit:
-    windows = [window(), window()[:64, :64].copy()]
+def model_of() -> OctavesModel:
+    """Of one quantiser, at 20 grey levels."""
     klt = Klt.of(window())
-    return SlideFit(prior(), windows, klt, step=20.0, steps=steps, tissue_px=tissue_px, seed=seed, which=which)
+    return OctavesModel(prior().sha256, 20 * STEP_UNIT, sum(klt.matrix, ()), klt.mean)
+
+
+def fit_of(
+    steps: int = 4,
+    which: tuple[int, ...] = (0, 1, 2),
+    seed: int = 3,
+    tissue_px: int = 10**6,
+    model: OctavesModel | None = None,
+) -> SlideFit:
+    windows = [window(), window()[:64, :64].copy()]
+    return SlideFit(prior(), windows, model or model_of(), steps=steps, tissue_px=tissue_px, seed=seed, which=which)
 
 
 def ran(fit: SlideFit, steps: int | None = None) -> SlideFit:
@@ -176,7 +189,7 @@ def test_the_analysis_stays_as_it_is_once_the_rate_is_of_symbols(monkeypatch: py
     held = []
     for _ in fit.run():
         held.append(fit.fitted())
-        graded = [p.grad is not None for p in fit.model.analyses.parameters()]
+        graded = [p.grad is not None for p in fit.networks.analyses.parameters()]
         assert any(graded) == (fit.step_number <= 2)
     changed = [not all(same(a.analysis, b.analysis)) for a, b in pairwise(held)]
     assert changed == [True, False, False]
@@ -223,7 +236,7 @@ def test_networks_whose_sums_could_leave_24_bits_are_refused() -> None:
     with torch.no_grad():
         weight, _, worth = fit._bases[1]  # of trunk2
         weight.copy_(127 * worth.expand_as(weight))
-        fit.model.nets[0].trunk2.bias.fill_(1e6)
+        fit.networks.nets[0].trunk2.bias.fill_(1e6)
     with pytest.raises(ValueError, match="the sums of trunk2 reach"):
         fit.fitted()
 
@@ -231,7 +244,18 @@ def test_networks_whose_sums_could_leave_24_bits_are_refused() -> None:
 def test_it_learns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks that nobody trained leave much to learn of one small window."""
     monkeypatch.setattr(slide, "LEARNING_RATE", 3e-3)
-    windows, klt = [window()[:64, :64].copy()], Klt.of(window())
-    fit = SlideFit(prior(), windows, klt, step=20.0, steps=40, tissue_px=10**9, seed=0)
+    fit = SlideFit(prior(), [window()[:64, :64].copy()], model_of(), steps=40, tissue_px=10**9, seed=0)
     losses = [loss for _, loss in fit.run()]
     assert np.mean(losses[20:26]) < 0.95 * np.mean(losses[:6])  # all of them before the rate is that of symbols
+
+
+@pytest.mark.parametrize("octave", [0, 1, 2, 3])
+def test_errors_count_by_the_steps_of_their_octaves(octave: int) -> None:
+    """An error that octave k brings in is there in all finer ones; it counts as k's own step says, however often."""
+    own_steps = (22, 15, 13)
+    fit = fit_of(model=replace(model_of(), own_steps=own_steps, spacing=20))
+    truth = [torch.zeros(1, 3, 64 >> k, 64 >> k) for k in range(slide.OCTAVES)]
+    decoded = [t + (k <= octave) * 6.0 for k, t in enumerate(truth)]
+    found = fit._error(decoded, truth, torch.full((1, 1, 1, 1), 20.0))
+    step = 20 * own_steps[min(octave, 2)] / 16 * 0.9 * 20 / 8  # nine tenths of two spacings of 20 / 16
+    assert found.item() == pytest.approx((6 / step) ** 2, rel=1e-6)

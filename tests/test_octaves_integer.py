@@ -228,6 +228,9 @@ def test_neighbours_count_with_features_in_the_bound() -> None:
 def test_steps_and_nets_of_octaves() -> None:
     assert [octave_step(200 * 1024, k) for k in (0, 1, 9, 10, 40)] == [204800, 102400, 400, 256, 256]
     assert octave_step(513, 1) == 256
+    # Sixteenths are of octave 0's step, and whole before it is halved: of 1001, 22 are 1376, and 13 are 813.
+    assert [octave_step(1001, k, own) for k, own in ((0, 22), (0, 13), (1, 22), (1, 13))] == [1376, 813, 688, 406]
+    assert octave_step(200 * 1024, 0, 64) == 819200
     assert [net_of(k) for k in (0, 1, 2, 3, 4, 30)] == [0, 1, 2, 3, 3, 3]
 
 
@@ -246,6 +249,9 @@ def test_steps_of_sites() -> None:
     assert IntegerNet(net, 300, CPU, fast=False, active=True).at_sites(below)[0].min() == 256
     # Of the largest step there is, the square of the logarithm would not fit in eight bits.
     assert IntegerNet(net, 204800, CPU, fast=False, active=True).at_sites(below)[1].max() == 255
+    largest_step = IntegerNet(net, octave_step(204800, 0, 64), CPU, fast=False, active=True).at_sites(below)
+    assert largest_step[0].max() == 819200 * 2896 // 1024
+    assert largest_step[1].max() == 255
 
 
 def test_multiplications_are_those_that_the_function_says(monkeypatch: pytest.MonkeyPatch) -> None:

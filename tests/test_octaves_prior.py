@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -137,7 +138,8 @@ MODEL = OctavesModel("ab" * 32, 2048, (16384, 0, 0, 0, 16384, 0, 0, 0, -16385), 
 
 
 def test_the_header_of_the_model_is_strict() -> None:
-    assert from_dict(OctavesModel, to_dict(MODEL)) == MODEL
+    for model in (MODEL, replace(MODEL, own_steps=(4, 64))):
+        assert from_dict(OctavesModel, to_dict(model)) == model
     assert MODEL.klt.matrix == ((16384, 0, 0), (0, 16384, 0), (0, 0, -16385))
     assert MODEL.klt.mean == MODEL.mean
     for key, value in (
@@ -156,6 +158,11 @@ def test_the_header_of_the_model_is_strict() -> None:
         ("mean", [0, True, 0]),
         ("steps", "active"),
         ("scales", "shift"),
+        ("own_steps", []),
+        ("own_steps", [16] * 33),
+        ("own_steps", [3]),
+        ("own_steps", [16, 65]),
+        ("own_steps", [16.0]),
         ("more", 1),
     ):
         with pytest.raises(ConfigError, match=key):

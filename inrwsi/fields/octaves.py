@@ -26,6 +26,7 @@ from inrwsi.coding.sites import (
     STEP_FACTOR_UNIT,
     STEP_FACTORS,
 )
+from inrwsi.fields.octaves_model import OWN_STEP_UNIT, own_step_of
 from inrwsi.fields.wavelet import forward97, inverse97
 
 COMPONENTS, BANDS = 3, 9
@@ -61,9 +62,12 @@ class OctavesConfig:
         return min(octave, self.own_nets)
 
 
-def octave_step(step: float | Tensor, octave: int) -> Tensor:
-    """The step of an octave, in grey levels of its own pixels: equal error at level 0 from every octave."""
-    return (torch.as_tensor(step, dtype=torch.float32) * 0.5**octave).clamp_min(MIN_STEP)
+def octave_step(step: float | Tensor, octave: int, own_step: int = OWN_STEP_UNIT) -> Tensor:
+    """The step of an octave, in grey levels of its own pixels: equal error at level 0 from every octave.
+
+    `own_step`: so many sixteenths of that.
+    """
+    return (torch.as_tensor(step, dtype=torch.float32) * (own_step / OWN_STEP_UNIT) * 0.5**octave).clamp_min(MIN_STEP)
 
 
 def at_pixels(step: Tensor) -> Tensor:
@@ -264,14 +268,25 @@ def _noise(x: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 class Octaves(nn.Module):
-    """All the networks: what a prior holds. Where `active` is set, steps follow activity."""
+    """All the networks: what a prior holds.
+
+    Attributes:
+        active: steps follow activity.
+        own_steps: the model's.
+    """
 
     def __init__(self, config: OctavesConfig) -> None:
         super().__init__()
         self.config = config
         self.active = False
+        self.own_steps: tuple[int, ...] | None = None
         self.nets = nn.ModuleList(OctaveNet(config) for _ in range(config.nets))
         self.analyses = nn.ModuleList(Analysis(config) for _ in range(config.nets))
+
+    def step_at(self, step: Tensor, octave: int, below: Tensor) -> Tensor:
+        """An octave's step in grey levels, (B, 1, 1, 1), or of each site, (B, 1, h, w), with `below` decoded."""
+        own = octave_step(step, octave, own_step_of(self.own_steps, octave))
+        return active_steps(own, below) if self.active else own
 
     def code(
         self,
@@ -286,9 +301,7 @@ class Octaves(nn.Module):
     ) -> OctaveOut:
         """Code one octave: `target` is what `forward97` gave of its pixels. With `hard` the rate is of the symbols."""
         net, analysis = self.nets[self.config.net_of(octave)], self.analyses[self.config.net_of(octave)]
-        own = octave_step(step, octave)
-        if self.active:
-            own = active_steps(own, below)
+        own = self.step_at(step, octave, below)
         units = analysis(target[0], target[1], below, own)
         factor = torch.exp(analysis.log_factor).view(1, BANDS, 1, 1)
         units = units * factor
@@ -358,7 +371,7 @@ class Octaves(nn.Module):
             truth.append(low)
             details.append(high)
         below = truth[-1]
-        below = below + _noise(below, noise) * octave_step(step, octaves)
+        below = below + _noise(below, noise) * octave_step(step, octaves, own_step_of(self.own_steps, octaves))
         features = x.new_zeros(x.shape[0], self.config.features, *below.shape[2:])
         decoded, bits = [], []
         for octave in reversed(range(octaves)):

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from inrwsi.coding import lifting, sites
-from inrwsi.fields.octaves_model import FEATURES, Decoded
+from inrwsi.fields.octaves_model import FEATURES, OWN_STEP_UNIT, Decoded
 
 WIDTH, HEAD_WIDTH, SQUEEZE = 32, 32, 10
 NETS = 4
@@ -70,9 +70,9 @@ def net_tensors() -> dict[str, tuple[tuple[int, ...], str]]:
     return tensors
 
 
-def octave_step(step: int, octave: int) -> int:
-    """The step of an octave, in 1 / 1024 grey level of its own pixels."""
-    return max(step >> octave, LEAST_STEP)
+def octave_step(step: int, octave: int, own_step: int = OWN_STEP_UNIT) -> int:
+    """The step of an octave, in 1 / 1024 grey level of its own pixels; `own_step` is the model's for the octave."""
+    return max(step * own_step // OWN_STEP_UNIT >> octave, LEAST_STEP)
 
 
 def site_steps(step: int) -> np.ndarray:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inrwsi.colour import Klt
-from inrwsi.fields.octaves import RATE_WEIGHT, active_steps, at_pixels, octave_step
+from inrwsi.fields.octaves import RATE_WEIGHT, at_pixels
 from inrwsi.fields.octaves_integer import NETS, layer_shapes
+from inrwsi.fields.octaves_model import OWN_STEP_UNIT, STEP_UNIT, OctavesModel
 from inrwsi.fields.octaves_prior import Prior
 from inrwsi.fit.deltas import Net
 from inrwsi.fit.percrop import PerCrop, Work, adam_state
@@ -41,42 +41,36 @@ class SlideFit:
     Args:
         prior: what is fitted.
         windows: of the slide's tissue, each (h, w, 3) uint8, at least CROP_PX a side.
-        klt: the slide's colour transform.
-        step: of octave 0, in grey levels.
-        spread: how far apart the values are, in units, of the quantiser that stands for the model's.
+        model: of the file: the slide's colour transform, and steps.
         steps: batches to take.
         tissue_px: of the whole slide, over which the networks' own bits are spread.
         seed: of the crops and the noise.
         which: nets that may change.
-        active: steps follow activity.
     """
 
     def __init__(
         self,
         prior: Prior,
         windows: list[np.ndarray],
-        klt: Klt,
+        model: OctavesModel,
         *,
-        step: float,
-        spread: float = 1.0,
         steps: int,
         tissue_px: int,
         seed: int,
         which: tuple[int, ...] = (0, 1, 2),
         device: torch.device | None = None,
-        active: bool = False,
     ) -> None:
         self._device = device or torch.device("cpu")
         self.prior, self.which, self.steps = prior, which, steps
-        self._windows, self._klt, self._step, self._seed, self._tissue_px = windows, klt, step, seed, tissue_px
-        self.model = rounded_of(prior, self._device)
-        self.model.active, self._spread = active, spread
+        self._windows, self._model, self._klt, self._seed, self._tissue_px = windows, model, model.klt, seed, tissue_px
+        self.networks = rounded_of(prior, self._device)
+        self.networks.active, self.networks.own_steps = model.active, model.own_steps
         for n in range(NETS):
-            self.model.analyses[n].log_factor.requires_grad_(False)
-            for p in (*self.model.nets[n].parameters(), *self.model.analyses[n].parameters()):
+            self.networks.analyses[n].log_factor.requires_grad_(False)
+            for p in (*self.networks.nets[n].parameters(), *self.networks.analyses[n].parameters()):
                 p.requires_grad_(p.requires_grad and n in which)
         self._bases = self._weights()
-        self._trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self._trained = {name: p for name, p in self.networks.named_parameters() if p.requires_grad}
         self._optimiser = torch.optim.Adam(self._trained.values(), LEARNING_RATE, betas=(0.9, 0.98), fused=True)
         self.step_number = 0
 
@@ -87,7 +81,7 @@ class SlideFit:
             units = net_units(self.prior.units, n)
             for name in layer_shapes():
                 worth = worth_of(self.prior.nets[n], units, name)
-                weight = self.model.nets[n].get_parameter(f"{name}.weight")
+                weight = self.networks.nets[n].get_parameter(f"{name}.weight")
                 held.append((weight, weight.detach().clone(), torch.from_numpy(worth.astype(np.float32)).to(weight)))
         return held
 
@@ -121,7 +115,7 @@ class SlideFit:
         while self.step_number < self.steps:
             rng = np.random.default_rng((self._seed, self.step_number))
             x = self._batch(rng)
-            spread = np.exp(rng.uniform(-STEP_SPREAD, STEP_SPREAD, BATCH)) * self._step
+            spread = np.exp(rng.uniform(-STEP_SPREAD, STEP_SPREAD, BATCH)) * self._model.step / STEP_UNIT
             step = torch.tensor(spread, dtype=torch.float32, device=self._device).view(-1, 1, 1, 1)
             done = self.step_number / self.steps
             for group in self._optimiser.param_groups:
@@ -129,7 +123,7 @@ class SlideFit:
                 group["lr"] = LEARNING_RATE * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
             hard = done >= HARD_FROM
             if hard:
-                self.model.analyses.requires_grad_(False)
+                self.networks.analyses.requires_grad_(False)
             found = gradients.gradients(self._trained.values(), self._crop_loss(x, step, hard), self._seeds())
             (self._bits_of_weights() / self._tissue_px).backward()  # adds to what is there
             nn.utils.clip_grad_norm_(self._trained.values(), 3.0)
@@ -147,15 +141,26 @@ class SlideFit:
 
     def _crop_loss(self, x: Tensor, step: Tensor, hard: bool) -> Work:
         def loss_of(n: int, noise: torch.Generator) -> tuple[Tensor, tuple[float, ...]]:
-            decoded, truth, bits = self.model(x[n : n + 1], step[n : n + 1], OCTAVES, hard, noise, self._spread)
-            own = octave_step(step[n : n + 1], 0)
-            if self.model.active:
-                own = at_pixels(active_steps(own, decoded[1]))
-            error = ((decoded[0] - truth[0]) / (own * self._spread)).square().mean()
-            loss = error / RATE_WEIGHT + torch.stack(bits).sum() / CROP_PX**2
+            own = step[n : n + 1]
+            decoded, truth, bits = self.networks(x[n : n + 1], own, OCTAVES, hard, noise, self._model.spread)
+            loss = self._error(decoded, truth, own) / RATE_WEIGHT + torch.stack(bits).sum() / CROP_PX**2
             return loss, (loss.item(),)
 
         return loss_of
+
+    def _error(self, decoded: list[Tensor], truth: list[Tensor], step: Tensor) -> Tensor:
+        """Mean squared error in squared steps: of octave 0, and where coarser ones have finer steps, of those too.
+
+        An error of octave k is one of all finer octaves. So what it counts for there is taken off, and it counts in
+        all as often as its own step says.
+        """
+        total, finer = torch.zeros((), device=self._device), math.inf
+        for k, own in enumerate(self._model.own_steps or (OWN_STEP_UNIT,)):
+            apart = at_pixels(self.networks.step_at(step, k, decoded[k + 1])) * self._model.spread
+            squares = ((decoded[k] - truth[k]) / apart).square().mean()
+            total = total + (1 - (own / finer) ** 2) * 0.25**k * squares
+            finer = own
+        return total
 
     def state(self) -> dict[str, np.ndarray]:
         """What going on needs, beside the number of steps taken."""
@@ -185,9 +190,9 @@ class SlideFit:
         nets, analysis = list(self.prior.nets), list(self.prior.analysis)
         for n in self.which:
             shifts = held_shifts(self.prior.nets[n])
-            real = real_net(self.model.nets[n], self.model.analyses[n])
+            real = real_net(self.networks.nets[n], self.networks.analyses[n])
             nets[n] = integer_net(real, net_units(self.prior.units, n), shifts)
             nets[n]["inverse_factor"] = self.prior.nets[n]["inverse_factor"]
-            state = self.model.analyses[n].state_dict()
+            state = self.networks.analyses[n].state_dict()
             analysis[n] = {k: v.detach().float().cpu().numpy().astype(np.float16) for k, v in state.items()}
         return Fitted(tuple(nets), tuple(analysis))
