@@ -24,7 +24,7 @@ from inrwsi.cli.params import (
     use_threads,
 )
 from inrwsi.cli.progress_view import progress_view
-from inrwsi.errors import CorruptFile, UsageError
+from inrwsi.errors import CorruptFile, UsageError, unless_damaged
 from inrwsi.geometry import Rect, check_output_wh, output_wh, resolve_downsample
 from inrwsi.progress import Progress
 
@@ -175,10 +175,11 @@ def write_view(
     threads: int | None,
     quiet: bool,
 ) -> list[CorruptFile]:
-    """Decode `view` into the picture `out`, which appears when it is whole; the damage that was filled in."""
+    """Decode `view` into the picture `out`, which appears when it is whole; what was filled in or left out."""
     from inrwsi.formats.output import open_writer
 
     slide = container.header.slide
+    left_out: list[CorruptFile] | None = [] if salvage else None
     width, height = view.out_wh
     mpp_um = view.mpp_um(slide)
     writer = open_writer(
@@ -186,7 +187,7 @@ def write_view(
         (width, height),
         slide.channels,
         mpp_um=mpp_um,
-        icc=container.icc(),
+        icc=unless_damaged(container.icc, left_out),
         quality=quality,
         bit_depth=slide.bit_depth,
     )
@@ -208,5 +209,5 @@ def write_view(
                 rows += len(strip)
                 progress(Progress("decode", rows * width / 1e6, height * width / 1e6, "Mpx"))
                 del strip  # before the next one is made
-            damaged = list(decoder.damaged)
+            damaged = [*(left_out or ()), *decoder.damaged]
     return damaged

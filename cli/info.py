@@ -38,23 +38,21 @@ def gather(container: Container) -> dict[str, Any]:
         by_kind[kind] = by_kind.get(kind, 0) + stored_bytes
     octaves = []
     for octave in header.grid.octaves:
-        coded = blank = payload_bytes = 0
-        for _, chunk_bytes, is_blank in container.entries(octave):
-            blank += is_blank
-            coded += not is_blank
-            payload_bytes += chunk_bytes
+        coded = payload_bytes = 0
         cols, rows = header.grid_wh(octave)
+        for _, sizes in container.payload_sizes(octave, 0, cols * rows):
+            coded += int((sizes > 0).sum())
+            payload_bytes += int(sizes.sum(dtype="int64"))
         octaves.append(
             {
                 "octave": octave,
                 "columns": cols,
                 "rows": rows,
                 "coded": coded,
-                "blank": blank,
+                "blank": cols * rows - coded,
                 "payload_bytes": payload_bytes,
             }
         )
-    icc = container.icc()
     return {
         "file": container.path,
         "file_bytes": container.file_bytes,
@@ -62,7 +60,7 @@ def gather(container: Container) -> dict[str, Any]:
         "bpp": 8 * container.file_bytes / (header.slide.width * header.slide.height),
         **to_dict(header),
         "sections": by_kind,
-        "icc_bytes": None if icc is None else len(icc),
+        "icc_bytes": next((raw_bytes for kind, _, _, raw_bytes in container.sections() if kind == "ICCP"), None),
         "chunks": octaves,
     }
 
@@ -92,7 +90,12 @@ def lines(facts: dict[str, Any]) -> list[str]:
         *((key, value) for key, value in facts["metadata"].items() if not key.startswith("openslide.level[")),
         ("software", _plain(facts["software"])),
     ]
-    return [f"{name:<14} {text}".rstrip() for name, text in rows]
+    return [f"{_shown(name):<14} {_shown(text)}".rstrip() for name, text in rows]
+
+
+def _shown(text: str) -> str:
+    """What a file says may hold anything: signs that a terminal would act on are spelt out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def _prior(digest: Any, has_weights: bool) -> str:

@@ -9,22 +9,26 @@ from typing import Any, TypeVar
 
 import click
 
-from inrwsi.errors import CorruptFile, UsageError
+from inrwsi.errors import Cause, CorruptFile, UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 class RegionType(click.ParamType):
-    """`x,y,w,h` in level-0 pixels, whole numbers; w and h at least 1."""
+    """`x,y,w,h` in level-0 pixels, whole numbers of at most 12 digits; w and h at least 1."""
 
     name = "x,y,w,h"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, int, int, int]:
-        match = re.fullmatch(r"(-?\d+),(-?\d+),(\d+),(\d+)", str(value).replace(" ", ""))
+        match = re.fullmatch(r"(-?\d{1,12}),(-?\d{1,12}),(\d{1,12}),(\d{1,12})", str(value).replace(" ", ""))
         if match is None:
-            self.fail(f"{value!r} should be four whole numbers x,y,w,h, such as 1024,2048,512,512", param, ctx)
+            self.fail(
+                f"{value!r} should be four whole numbers x,y,w,h of at most 12 digits, such as 1024,2048,512,512",
+                param,
+                ctx,
+            )
         x, y, w, h = (int(v) for v in match.groups())
         if w < 1 or h < 1:
             self.fail(f"{value!r} is {w} x {h} pixels; width and height should be at least 1", param, ctx)
@@ -37,7 +41,7 @@ class SizeType(click.ParamType):
     name = "WxH"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        match = re.fullmatch(r"(\d+)[xX](\d+)", str(value).strip())
+        match = re.fullmatch(r"(\d{1,9})[xX](\d{1,9})", str(value).strip())
         if match is None or "0" in (match[1].lstrip("0") or "0", match[2].lstrip("0") or "0"):
             self.fail(f"{value!r} should be a width and a height in pixels, such as 1024x768", param, ctx)
         return int(match[1]), int(match[2])
@@ -51,7 +55,7 @@ class BytesType(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)([kMG]?)", str(value).strip())
+        match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)([kMG]?)", str(value).strip())
         size = 0 if match is None else float(match[1]) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[match[2]]
         if size < 1 or size != int(size):
             self.fail(f"{value!r} should be a number of bytes, such as 350000, 350k, 300M or 1.5G", param, ctx)
@@ -117,9 +121,10 @@ def check_output(out: Path, suffixes: tuple[str, ...], *, overwrite: bool) -> No
 
 
 def tell_salvaged(damaged: Iterable[CorruptFile]) -> None:
-    """Say on standard error what `--salvage` filled in."""
+    """Say on standard error what `--salvage` filled in, and what it left out."""
     for error in damaged:
-        click.echo(f"inrwsi: filled with the background: {error}", err=True)
+        done = "left out" if error.cause in (Cause.ICC, Cause.ASSOCIATED) else "filled with the background"
+        click.echo(f"inrwsi: {done}: {error}", err=True)
 
 
 def use_threads(threads: int | None) -> None:

@@ -205,15 +205,28 @@ class Container:
             CorruptFile: INDEX.
             IndexError: the file has no such octave.
         """
-        first = self.header.chunk_number(octave, (0, 0))
         cols, rows = self.header.grid_wh(octave)
-        last = first + cols * rows - 1
-        for page_number in range(first // self._root.page_chunks, last // self._root.page_chunks + 1):
-            chunks = self._root.page_range(page_number)
-            low, high = max(first, chunks.start), min(last + 1, chunks.stop)
-            sizes = self._page(page_number).entries["payload_bytes"][low - chunks.start : high - chunks.start]
-            for number, payload_bytes in enumerate(sizes.tolist(), low - first):
+        for first, sizes in self.payload_sizes(octave, 0, cols * rows):
+            for number, payload_bytes in enumerate(sizes.tolist(), first):
                 yield Entry((number % cols, number // cols), payload_bytes, payload_bytes == 0)
+
+    def payload_sizes(self, octave: int, first: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Payload bytes of chunks `first` to `stop` of `octave`, counted row by row; a page of the index at a time.
+
+        Yields:
+            The number of the first, and (n,) uint32, 0 where a chunk is blank.
+
+        Raises:
+            CorruptFile: INDEX.
+            IndexError: the file has no such octave.
+        """
+        begin = self.header.chunk_number(octave, (0, 0))
+        page_chunks = self._root.page_chunks
+        for page_number in range((begin + first) // page_chunks, (begin + stop - 1) // page_chunks + 1):
+            chunks = self._root.page_range(page_number)
+            low, high = max(begin + first, chunks.start), min(begin + stop, chunks.stop)
+            sizes = self._page(page_number).entries["payload_bytes"]
+            yield low - begin, sizes[low - chunks.start : high - chunks.start]
 
     def _page(self, number: int) -> index.Page:
         with self._lock:

@@ -93,9 +93,9 @@ class PyramidWriter(ABC):
         return (out,)
 
     @classmethod
+    @abstractmethod
     def is_own(cls, target: Path) -> bool:
-        """Whether one of `targets` that is there looks like one of this format: only that may be replaced."""
-        return target.is_file()
+        """Whether one of `targets` that is there says that such a writer made it: only that may be replaced."""
 
     @abstractmethod
     def _begin(self) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
+from inrwsi import __version__
 from inrwsi.formats.export_base import TILE_PX, PyramidWriter, encode_jpeg
 
 _FORMAT = "jpeg"
@@ -15,7 +17,10 @@ _XML = """<?xml version="1.0" encoding="UTF-8"?>
 <Image xmlns="http://schemas.microsoft.com/deepzoom/2008" Format="{format}" Overlap="0" TileSize="{tile_px}">
   <Size Width="{width}" Height="{height}"/>
 </Image>
+<!-- {made_by} {version} -->
 """
+_MADE_BY = "Made by inrwsi"
+_TILE_NAME = re.compile(rf"\d+_\d+\.{_FORMAT}")
 
 
 class DeepZoom(PyramidWriter):
@@ -31,17 +36,27 @@ class DeepZoom(PyramidWriter):
     @classmethod
     def is_own(cls, target: Path) -> bool:
         if target.suffix.lower() in cls.suffixes:
-            return target.is_file()
-        return target.is_dir() and all(entry.name.isdecimal() for entry in target.iterdir())
+            return target.is_file() and _MADE_BY.encode() in target.read_bytes()
+        description = target.with_name(target.name.removesuffix("_files") + ".dzi")
+        if not (target.is_dir() and description.exists() and cls.is_own(description)):
+            return False
+        levels = {entry.name: entry for entry in target.iterdir()}
+        return levels.keys() == set(map(str, range(len(levels)))) and all(map(_only_tiles, levels.values()))
 
     def _begin(self) -> None:
         self._tiles, description = (self._partial / target.name for target in self.targets(self.out))
         for number in range(self.level_count):
             (self._tiles / str(number)).mkdir(parents=True)
         width, height = self.spec.l0_wh
-        text = _XML.format(format=_FORMAT, tile_px=TILE_PX, width=width, height=height)
+        said = {"format": _FORMAT, "tile_px": TILE_PX, "made_by": _MADE_BY, "version": __version__}
+        text = _XML.format(width=width, height=height, **said)
         description.write_text(text, encoding="utf-8")
 
     def put(self, level: int, tile_ij: tuple[int, int], pixels: np.ndarray) -> None:
         folder = self._tiles / str(self.level_count - 1 - level)
         (folder / f"{tile_ij[0]}_{tile_ij[1]}.{_FORMAT}").write_bytes(encode_jpeg(pixels, self.spec))
+
+
+def _only_tiles(folder: Path) -> bool:
+    """Whether there is nothing else in it."""
+    return folder.is_dir() and all(_TILE_NAME.fullmatch(entry.name) for entry in folder.iterdir())

@@ -30,6 +30,7 @@ _OME = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 # Classic TIFF addresses 4 GiB; page directories and profiles take their share of the rest.
 _CLASSIC_BYTES = 2**32 - 2**26
 _UM_A_CM = 10_000
+_SOFTWARE = "inrwsi "  # and the version
 _SOF0, _SOS, _APP0 = 0xC0, 0xDA, 0xE0  # markers of JPEG (ITU-T T.81, table B.1)
 
 
@@ -37,6 +38,14 @@ class TiffPyramid(PyramidWriter):
     """Tiles go into a spool as they come; from there they are written level by level, as a TIFF wants them."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".tif", ".tiff")
+
+    @classmethod
+    def is_own(cls, target: Path) -> bool:
+        try:
+            with tifffile.TiffFile(target) as tiff:
+                return str(tiff.pages.first.software).startswith(_SOFTWARE)
+        except (OSError, ValueError, LookupError, struct.error):  # what tifffile raises for what is no TIFF, or damaged
+            return False
 
     def __init__(self, out: Path, spec: PyramidSpec) -> None:
         super().__init__(out, spec)
@@ -89,7 +98,7 @@ class TiffPyramid(PyramidWriter):
             tile=(TILE_PX, TILE_PX),
             subfiletype=1 if level else 0,
             iccprofile=spec.icc,
-            software=f"inrwsi {__version__}",
+            software=_SOFTWARE + __version__,
             **first,
         )
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from inrwsi import __version__
 from inrwsi.errors import BackendUnavailable
 from inrwsi.formats.export_base import TILE_PX, PyramidSpec, PyramidWriter
 
 _NGFF_VERSION = "0.4"
+_METHOD = "inrwsi export"
 _COLOURS = {1: (("Grey", "FFFFFF"),), 3: (("Red", "FF0000"), ("Green", "00FF00"), ("Blue", "0000FF"))}
 
 
@@ -33,7 +36,11 @@ class ZarrPyramid(PyramidWriter):
 
     @classmethod
     def is_own(cls, target: Path) -> bool:
-        return target.is_dir() and any((target / name).is_file() for name in (".zgroup", ".zarray", "zarr.json"))
+        try:
+            attributes = json.loads((target / ".zattrs").read_bytes())
+            return bool(attributes["multiscales"][0]["metadata"]["method"] == _METHOD)
+        except (OSError, ValueError, LookupError, TypeError):  # it is none, or not of that form
+            return False
 
     def _begin(self) -> None:
         group = self._zarr.open_group(self._partial / self.out.name, mode="w", zarr_format=2)
@@ -77,6 +84,7 @@ def ngff_attributes(spec: PyramidSpec, level_count: int) -> dict[str, Any]:
         ],
         "datasets": datasets,
         "type": "mean",
+        "metadata": {"method": _METHOD, "version": __version__},
     }
     channels = [
         {"label": label, "color": colour, "active": True, "window": {"min": 0, "max": 255, "start": 0, "end": 255}}

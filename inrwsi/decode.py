@@ -13,13 +13,14 @@ from inrwsi.device import pick_device
 from inrwsi.errors import CorruptFile, UsageError
 from inrwsi.formats.container import Container
 from inrwsi.formats.header import Header
-from inrwsi.geometry import Rect, check_output_wh, output_wh
+from inrwsi.geometry import Rect, check_output_wh, check_step, output_wh
 from inrwsi.memory import give_back_free_pages
 from inrwsi.options import check_model
 from inrwsi.resample import CUBIC_REACH, AreaSum, CubicSum, Sampling
 from inrwsi.tiles import FieldTiles
 
 COLUMNS_AT_ONCE = 4096
+PX_AT_ONCE, CHUNK_ROWS = 2**22, 256  # while pixels are summed they take ten times what they do then
 NATIVE = Sampling()
 STEP_TOLERANCE = 1e-6
 
@@ -120,9 +121,24 @@ class Decoder:
         out_wh: tuple[int, int] | None = None,
     ) -> np.ndarray:
         """The rectangle as one (h, w, channels) array, uint8 or uint16 as the slide is; arguments as for `strips`."""
-        _, h = self._size(l0_wh, step, out_wh)
-        (strip,) = self.strips(l0_xy, l0_wh, step=step, out_wh=out_wh, strip_rows=h)
-        return strip
+        w, h = self._size(l0_wh, step, out_wh)
+        step_xy = (l0_wh[0] / w, l0_wh[1] / h) if out_wh else (step, step)
+        return self._whole(l0_xy, step_xy, (w, h))
+
+    def read_at(self, l0_xy: tuple[float, float], step: float, out_wh: tuple[int, int]) -> np.ndarray:
+        """Pixels of `step` level-0 pixels a side from a corner on, (h, w, channels), uint8 or uint16 as the slide is.
+
+        Args:
+            l0_xy: the corner, in level-0 pixels; it may lie between them, and outside the slide.
+            step: as for `strips`.
+            out_wh: how many pixels.
+
+        Raises:
+            UsageError, CorruptFile: as `strips`.
+        """
+        check_step(step)
+        check_output_wh(out_wh)
+        return self._whole(l0_xy, (step, step), out_wh)
 
     def strips(
         self,
@@ -141,14 +157,15 @@ class Decoder:
 
         Args:
             l0_xy, l0_wh: the rectangle in level-0 pixels; it may reach outside the slide.
-            step: level-0 pixels an output pixel, any positive number. Ignored with `out_wh`.
+            step: level-0 pixels an output pixel, a positive number, whole or not. Ignored with `out_wh`.
             out_wh: exact output size instead.
 
         Yields:
             (rows, w, channels) uint8, or uint16 where the slide has 16 bits.
 
         Raises:
-            UsageError: an empty rectangle or output, more than 2^20 output pixels a side, or more samples under one
+            UsageError: an empty rectangle or output, more than 2^20 output pixels a side, a step that is not
+                `geometry.STEPS`, or more samples under one
                 than can be summed (`resample.AreaSum`).
             CorruptFile: a chunk is damaged, without `salvage`.
         """
@@ -162,8 +179,20 @@ class Decoder:
             if rows[1] < h:  # a view is one strip, and the next view uses the pages again
                 give_back_free_pages()
 
+    def _whole(self, l0_xy: tuple[float, float], step_xy: tuple[float, float], out_wh: tuple[int, int]) -> np.ndarray:
+        """All of a picture; what is at work around the pixels is of `PX_AT_ONCE`, or `CHUNK_ROWS`."""
+        w, h = out_wh
+        rows_at_once = max(CHUNK_ROWS, PX_AT_ONCE // w)
+        if h <= rows_at_once:
+            return self._strip(l0_xy, step_xy, w, (0, h))
+        out = np.empty((h, w, self.header.slide.channels), self._dtype)
+        for y in range(0, h, rows_at_once):
+            rows = (y, min(y + rows_at_once, h))
+            out[slice(*rows)] = self._strip(l0_xy, step_xy, w, rows)
+        return out
+
     def _strip(
-        self, l0_xy: tuple[int, int], step_xy: tuple[float, float], width: int, rows: tuple[int, int]
+        self, l0_xy: tuple[float, float], step_xy: tuple[float, float], width: int, rows: tuple[int, int]
     ) -> np.ndarray:
         """Output `rows` of `width` columns. What is at work around the pixels is of `COLUMNS_AT_ONCE`, however wide."""
         if width <= COLUMNS_AT_ONCE:
@@ -179,12 +208,14 @@ class Decoder:
     def _size(self, l0_wh: tuple[int, int], step: float, out_wh: tuple[int, int] | None) -> tuple[int, int]:
         if min(l0_wh) < 1:
             raise UsageError(f"the region is {l0_wh[0]} x {l0_wh[1]} pixels; it should be at least 1 x 1")
+        if out_wh is None:
+            check_step(step)
         size = out_wh or output_wh(l0_wh, step)
         check_output_wh(size)
         return size
 
     def _rectangle(
-        self, l0_xy: tuple[int, int], step_xy: tuple[float, float], out_x: tuple[int, int], out_y: tuple[int, int]
+        self, l0_xy: tuple[float, float], step_xy: tuple[float, float], out_x: tuple[int, int], out_y: tuple[int, int]
     ) -> np.ndarray:
         """Output columns `out_x` and rows `out_y`, as (rows, columns, channels)."""
         slide = self.header.slide

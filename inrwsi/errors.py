@@ -5,7 +5,11 @@ Each carries one sentence for a person and the exit code that the command line u
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class InrwsiError(Exception):
@@ -55,21 +59,36 @@ class CorruptFile(InrwsiError):
 
     Attributes:
         path: name of the file, as the caller gave it.
-        cause: which part is damaged.
+        cause: which part is damaged; None where torch made the error again, from the text of a worker's (then `path`
+            is all of that text).
         where: what more is known, as a sentence.
     """
 
     exit_code = 3
 
-    def __init__(self, path: object, cause: Cause, where: str) -> None:
-        super().__init__(f"{path}: damaged ({cause}): {where}")
+    def __init__(self, path: object, cause: Cause | None = None, where: str = "") -> None:
+        super().__init__(str(path) if cause is None else f"{path}: damaged ({cause}): {where}")
         self.path = str(path)
         self.cause = cause
         self.where = where
 
-    def __reduce__(self) -> tuple[type[CorruptFile], tuple[str, Cause, str]]:
+    def __reduce__(self) -> tuple[type[CorruptFile], tuple[str, Cause | None, str]]:
         # Exceptions cross process borders; the default rebuilds from the message alone.
-        return (CorruptFile, (self.path, self.cause, self.where))
+        return (type(self), (self.path, self.cause, self.where))
+
+
+def unless_damaged(read: Callable[[], T], damaged: list[CorruptFile] | None) -> T | None:
+    """What `read` gives; where that is damaged None, and the error goes into the list, or is raised if there is none.
+
+    For what a slide can be shown without, its profile and its label.
+    """
+    try:
+        return read()
+    except CorruptFile as error:
+        if damaged is None:
+            raise
+        damaged.append(error)
+        return None
 
 
 def is_interrupt(error: BaseException) -> bool:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
 
+from inrwsi.associated import associated_image
 from inrwsi.decode import Decoder
-from inrwsi.errors import CorruptFile, UsageError
+from inrwsi.errors import CorruptFile, UsageError, unless_damaged
 from inrwsi.formats.container import Container
 from inrwsi.formats.export import PyramidSpec, check_export, writer_for
 from inrwsi.formats.export_base import TILE_PX
@@ -37,7 +37,8 @@ class ExportReport:
         written_bytes: its size on the disk, all files together.
         levels_wh: size of each level, level 0 first.
         seconds: that it took.
-        damaged: with `salvage`, one entry a damaged chunk that was filled in.
+        damaged: with `salvage`, one entry a profile or associated image that was left out, and one a chunk that was
+            filled in.
     """
 
     path: str
@@ -69,7 +70,8 @@ def export(
         out: appears when it is whole. Beside it a hidden folder holds what is made, for a TIFF up to twice its size.
         quality: of JPEG, 1 to 100; from 90 on with full colour resolution (4:4:4), below it with half (4:2:0).
         overwrite: replace an export of the same format; nothing else is replaced.
-        salvage: fill damaged chunks with the background, and list them in the report, instead of raising.
+        salvage: fill damaged chunks with the background, leave a damaged profile and associated images out, and list
+            them in the report, instead of raising.
         device: auto, cpu or cuda.
         cache_bytes: limit of what the decoder keeps. All else is bounded by `BLOCK_PX`.
         progress: called now and then with what is done.
@@ -88,17 +90,20 @@ def export(
             container = slide if isinstance(slide, Container) else stack.enter_context(Container.open(slide))  # type: ignore[arg-type]
             header = container.header
         decoder = stack.enter_context(Decoder(container, device=device, cache_bytes=cache_bytes, salvage=salvage))
-        spec = pyramid_spec(container, header, quality)
+        left_out: list[CorruptFile] = []
+        spec = pyramid_spec(container, header, quality, left_out if salvage else None)
         with writer_for(out)(out, spec) as writer:
             report = progress or (lambda _: None)
             for level, tile_ij, pixels in pyramid_tiles(decoder, spec.l0_wh, writer.level_count, report):
                 writer.put(level, tile_ij, pixels)
     levels_wh = tuple(spec.level_wh(level) for level in range(writer.level_count))
-    return ExportReport(str(out), writer.written_bytes, levels_wh, time.monotonic() - began, tuple(decoder.damaged))
+    return ExportReport(
+        str(out), writer.written_bytes, levels_wh, time.monotonic() - began, (*left_out, *decoder.damaged)
+    )
 
 
-def pyramid_spec(container: Container, header: Header, quality: int) -> PyramidSpec:
-    """What a writer needs to know of a file.
+def pyramid_spec(container: Container, header: Header, quality: int, damaged: list[CorruptFile] | None) -> PyramidSpec:
+    """What a writer needs to know of a file; without what is damaged, where there is a list for that.
 
     Raises:
         UsageError: its slide is not of 1 or 3 channels of 8 bits.
@@ -112,14 +117,15 @@ def pyramid_spec(container: Container, header: Header, quality: int) -> PyramidS
         )
     associated = []
     for info in header.associated:
-        with Image.open(io.BytesIO(container.associated(info.name))) as image:
+        image = unless_damaged(partial(associated_image, container, info), damaged)
+        if image is not None:
             associated.append((info.name, np.asarray(image.convert("RGB"))))
     return PyramidSpec(
         l0_wh=slide.l0_wh,
         channels=slide.channels,
         mpp_um=slide.mpp_um,
         objective_power=slide.objective_power,
-        icc=container.icc(),
+        icc=unless_damaged(container.icc, damaged),
         quality=quality,
         associated=tuple(associated),
     )

@@ -16,6 +16,9 @@ from inrwsi.errors import UsageError
 
 MAX_SIDE_PX = 2**40
 MAX_OUTPUT_PX = 2**20
+MAX_PLACE_PX = 2 * MAX_SIDE_PX  # of anything asked for, from the slide's corner: all of any slide, and as much about it
+LEAST_STEP, MOST_STEP = 1 / MAX_OUTPUT_PX, float(MAX_PLACE_PX)  # a pixel over all of a picture, a picture in a pixel
+STEPS = "from 1e-6 to 2e12"
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,26 @@ def resolve_downsample(
     for name, value in given.items():
         if not (math.isfinite(value) and value > 0):
             raise UsageError(f"{name} is {value}; it should be a positive number")
+    step = _step_of(mag, mpp, downsample, objective_power, mpp_um)
+    for name, value in given.items():
+        if not LEAST_STEP <= step <= MOST_STEP:
+            raise UsageError(f"{name} {value:g} is {step:g} level-0 pixels a pixel; it should be {STEPS}")
+    return step
+
+
+def check_step(step: float) -> None:
+    """Raise `UsageError` unless a picture's pixel can be so many level-0 pixels a side."""
+    if not LEAST_STEP <= step <= MOST_STEP:
+        raise UsageError(f"the step is {step} level-0 pixels a pixel; it should be {STEPS}")
+
+
+def _step_of(
+    mag: float | None,
+    mpp: float | None,
+    downsample: float | None,
+    objective_power: float | None,
+    mpp_um: tuple[float, float] | None,
+) -> float:
     if mag is not None:
         if objective_power is None:
             raise UsageError(

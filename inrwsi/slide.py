@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, BinaryIO
@@ -11,13 +12,14 @@ import numpy as np
 import openslide
 from PIL import Image
 
-from inrwsi.errors import Cause, CorruptFile, UsageError
+from inrwsi.associated import AssociatedImages, associated_image
+from inrwsi.errors import Cause, CorruptFile, UsageError, unless_damaged
 from inrwsi.formats import layout
 from inrwsi.formats.byterange import open_ranges
+from inrwsi.formats.header import AssociatedInfo
 from inrwsi.geometry import Rect
 from inrwsi.slide_file import SlideFile
 from inrwsi.slide_parts import (
-    AssociatedImages,
     Level,
     Properties,
     best_level,
@@ -26,7 +28,6 @@ from inrwsi.slide_parts import (
     choose_levels,
     covered,
     index_of,
-    l0_side,
     numbers_of,
     octave_levels,
     openslide_errors,
@@ -128,10 +129,18 @@ class CinrSlide(openslide.AbstractSlide):
                 self.header = with_scale(container.header, mpp_um, objective_power)
                 self._levels = choose_levels(self.header, levels, container.path)
                 self._octaves = octave_levels(self.header.slide.l0_wh)
-                self._profile = container.icc()
+                self._profile = self._sound_profile()
             except BaseException:
                 self._file.close()
                 raise
+
+    def _sound_profile(self) -> bytes | None:
+        """The ICC profile; None with a warning where it is damaged, for the pixels are not."""
+        damaged: list[CorruptFile] = []
+        profile = unless_damaged(self._file.container.icc, damaged)
+        for error in damaged:
+            warnings.warn(f"{error}; the slide is read without a profile", stacklevel=4)
+        return profile
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._file.file!r})"
@@ -196,9 +205,9 @@ class CinrSlide(openslide.AbstractSlide):
         self._file.check_open()
         return AssociatedImages(self.header, self._associated)
 
-    def _associated(self, name: str) -> bytes:
+    def _associated(self, info: AssociatedInfo) -> Image.Image:
         with openslide_errors():
-            return self._file.container.associated(name)
+            return associated_image(self._file.container, info)
 
     def get_best_level_for_downsample(self, downsample: float) -> int:
         """The coarsest level that is no coarser than `downsample`."""
@@ -363,11 +372,9 @@ class CinrSlide(openslide.AbstractSlide):
         return rgba
 
     def _pixels(self, l0_xy: tuple[float, float], step: float, wh: tuple[int, int]) -> np.ndarray:
-        """(h, w, channels) uint8 from the decoder, which takes a region's size in whole level-0 pixels."""
-        l0_wh = (l0_side(wh[0], step), l0_side(wh[1], step))
+        """(h, w, channels) uint8 from the decoder."""
         with openslide_errors():
-            pixels = self._file.decoder.read_region(l0_xy, l0_wh, step=step)  # type: ignore[arg-type]
-        return pixels[: wh[1], : wh[0]]
+            return self._file.decoder.read_at(l0_xy, step, wh)
 
     def _given(self, rgba: np.ndarray, as_array: bool) -> Any:
         return over(rgba, self._background) if as_array else self._image(rgba)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,10 +14,9 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 import openslide
-from PIL import Image
 
 from inrwsi.config import ConfigError
-from inrwsi.errors import Cause, CorruptFile, UsageError
+from inrwsi.errors import CorruptFile, UsageError
 from inrwsi.formats.container import Container
 from inrwsi.formats.header import Header, SlideInfo
 from inrwsi.geometry import check_output_wh, octave_wh, resolve_downsample
@@ -42,9 +40,6 @@ class BadRegion(UsageError, openslide.OpenSlideError):
 
 class DamagedSlide(CorruptFile, openslide.OpenSlideError):
     """The file is damaged; attributes as of `CorruptFile`."""
-
-    def __reduce__(self) -> tuple[type[CorruptFile], tuple[str, Cause, str]]:
-        return (DamagedSlide, (self.path, self.cause, self.where))
 
 
 @contextmanager
@@ -279,28 +274,6 @@ def quickhash(container: Container) -> str:
     return sha256(b"".join(sha256(part).digest() for part in parts)).hexdigest()
 
 
-class AssociatedImages(Mapping[str, Image.Image]):
-    """The associated images by name, each RGBA, read from the file when it is asked for."""
-
-    def __init__(self, header: Header, read: Callable[[str], bytes]) -> None:
-        self._names, self._read = [info.name for info in header.associated], read
-
-    def __getitem__(self, key: str) -> Image.Image:
-        if key not in self._names:
-            raise KeyError(key)
-        with Image.open(io.BytesIO(self._read(key))) as image:
-            return image.convert("RGBA")
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {dict(self)!r}>"
-
-
 def whole_and_part(l0: int, downsample: int | float) -> tuple[int, float]:
     """A position in level-0 pixels as a whole one of a level and what is left, from 0 to below 1.
 
@@ -356,12 +329,6 @@ def over(rgba: np.ndarray, background: tuple[int, ...]) -> np.ndarray:
         return np.ascontiguousarray(rgba[..., :3])
     colour = np.array(background, np.int32)
     return ((rgba[..., :3] * alpha + colour * (255 - alpha) + 127) // 255).astype(np.uint8)
-
-
-def l0_side(count: int, step: float) -> int:
-    """The fewest whole level-0 pixels that make at least `count` pixels of `step` each."""
-    side = max(1, round(count * step))
-    return side if max(1, round(side / step)) >= count else side + 1
 
 
 def index_of(value: SupportsIndex) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from inrwsi.decode import Decoder
 from inrwsi.errors import UsageError
 from inrwsi.serve import app
 from inrwsi.serve.iiif import JSON_LD, info_media_type, parse
@@ -139,6 +140,16 @@ def test_a_tile_is_that_of_deep_zoom(server: Served) -> None:
     ):
         ours = server.get(f"/iiif/a%20b/{region}/{size}/0/default.jpg")
         assert ours.body == server.get(f"/dz/a%20b_files/{tile}.jpeg").body, ours.body[:100]
+
+
+@pytest.mark.parametrize(("region", "side"), [((100, 100, 97, 97), 13), ((300, 200, 345, 345), 44)])
+def test_within_the_slide_a_region_is_all_that_is_shown(
+    server: Served, noise: FakeFile, region: tuple[int, int, int, int], side: int
+) -> None:
+    """Though it is no whole number of pixels of the level that a tile of its size would be of."""
+    shown = picture(server, f"{','.join(map(str, region))}/{side},{side}/0/default.png")
+    with Decoder(noise.path, device="cpu") as decoder:
+        assert (shown == decoder.read_region(region[:2], region[2:], out_wh=(side, side))).all()
 
 
 def test_answers(server: Served) -> None:

@@ -140,6 +140,10 @@ def test_the_answer(noise: FakeFile, tmp_path: Path, monkeypatch: pytest.MonkeyP
             "x=1&y=2&w=a&h=4&downsample=1": b"w is 'a'; it should be a number\n",
             "x=1&y=2&w=3&h=nan&downsample=1": b"x, y, w, h and downsample should be numbers, the last above 0\n",
             "x=1&y=2&w=3&h=4&downsample=0": b"x, y, w, h and downsample should be numbers, the last above 0\n",
+            "x=1e308&y=2&w=1e308&h=4&downsample=1": b"x, y, w and h should be within 2199023255552 pixels of "
+            b"the slide's corner\n",
+            "x=1&y=2&w=3&h=4&downsample=1e300": b"the step is 1e+300 level-0 pixels a pixel; it should be from 1e-6 to "
+            b"2e12\n",
             "x=1101&y=2&w=3&h=4&downsample=1": b"nothing of the slide, which is 1101 x 699 pixels, is in x, y, w, h\n",
         }
         for query, sentence in wrong.items():
@@ -162,7 +166,9 @@ def test_views_are_cut_to_the_slide() -> None:
 def test_a_file_of_one_octave(encoded: Encoded) -> None:
     """Of model `cinr` every view is made of tiles of level 0, whatever its scale."""
     slide = OpenCinr(encoded.path, "cpu", 1 << 24)
-    sizes = slide.payload_bytes(0)
+    columns, rows = slide.header.grid_wh(0)
+    ((_, found),) = slide.decoder.container.payload_sizes(0, 0, columns * rows)
+    sizes = found.reshape(rows, columns)
     for downsample in (0.5, 1.0, 4.0):
         assert view_bits(slide, View(Rect(0, 0, 200, 140), downsample)) == pytest.approx(8 * sizes.sum())
         assert view_bits(slide, View(Rect(64, 64, 64, 64), downsample)) == pytest.approx(8 * sizes[1, 1])

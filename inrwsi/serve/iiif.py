@@ -165,7 +165,10 @@ def _scaled(slide: OpenCinr, asked: ImageRequest) -> Image.Image:
     region, (w, h) = asked.region, asked.size_wh
     step = 1 << max(0, round(math.log2(region.w / w)))
     # A tile at the slide's edge is as much smaller as its region is, rounded up: its pixels are those of its level.
-    if (-(-region.w // step), -(-region.h // step)) == (w, h):
+    slide_wh = slide.header.slide.l0_wh
+    ends = (region.x + region.w == slide_wh[0], region.y + region.h == slide_wh[1])
+    whole = all(side % step == 0 or end for side, end in zip((region.w, region.h), ends, strict=True))
+    if whole and (-(-region.w // step), -(-region.h // step)) == (w, h):
         return slide.picture((region.x, region.y), (w * step, h * step), step=float(step))
     return slide.picture((region.x, region.y), (region.w, region.h), out_wh=(w, h))
 

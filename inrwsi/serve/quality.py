@@ -9,7 +9,7 @@ import numpy as np
 
 from inrwsi.errors import UsageError
 from inrwsi.formats.header import Header
-from inrwsi.geometry import Rect
+from inrwsi.geometry import MAX_PLACE_PX, Rect, check_step
 from inrwsi.metrics import psnr
 from inrwsi.octave_tiles import octave_for
 from inrwsi.serve.slides import OpenCinr, OpenSource
@@ -35,6 +35,9 @@ class View:
         """Cut to a slide of `l0_wh`, to whole pixels of it. Raises UsageError where nothing of the slide is in it."""
         if not all(map(math.isfinite, (*xywh, downsample))) or downsample <= 0:
             raise UsageError("x, y, w, h and downsample should be numbers, the last above 0")
+        if max(map(abs, xywh)) > MAX_PLACE_PX:
+            raise UsageError(f"x, y, w and h should be within {MAX_PLACE_PX} pixels of the slide's corner")
+        check_step(downsample)
         x, y, w, h = xywh
         left, top = max(0, math.floor(x)), max(0, math.floor(y))
         right, bottom = min(l0_wh[0], math.ceil(x + w)), min(l0_wh[1], math.ceil(y + h))
@@ -60,7 +63,7 @@ def view_bits(slide: OpenCinr, view: View) -> float:
         chunk_l0_px = grid.chunk_px << octave
         columns = _shares(view.l0.x, view.l0.w, chunk_l0_px, l0_wh[0])
         rows = _shares(view.l0.y, view.l0.h, chunk_l0_px, l0_wh[1])
-        bits += 8 * float(rows @ slide.payload_bytes(octave) @ columns)
+        bits += 8 * slide.payload_bytes(octave, rows, columns)
     return bits
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import openslide
 from PIL import Image, ImageCms
 
 from inrwsi.decode import Decoder
+from inrwsi.errors import CorruptFile, unless_damaged
 from inrwsi.geometry import Rect
 from inrwsi.resample import AreaSum
 from inrwsi.slide_parts import over
@@ -19,6 +20,9 @@ from inrwsi.slide_parts import over
 # OpenSlide tells downsamples from sizes, which are rounded: 16.02. Pixels of levels that scanners write cover 16 x 16.
 ROUNDED = 0.01
 BLOCK_PX = 2048  # of the source, read at a time
+
+
+logger = logging.getLogger(__name__)
 
 
 class OpenCinr:
@@ -34,9 +38,10 @@ class OpenCinr:
     def __init__(self, path: Path, device: str, decoded_bytes: int) -> None:
         self.decoder = Decoder(path, device=device, cache_bytes=decoded_bytes)
         self.header = self.decoder.header
-        self._to_srgb = srgb_transform(self.decoder.container.icc())
-        self._payload_bytes: dict[int, np.ndarray] = {}
-        self._lock = threading.Lock()
+        damaged: list[CorruptFile] = []
+        self._to_srgb = srgb_transform(unless_damaged(self.decoder.container.icc, damaged))
+        for error in damaged:
+            logger.warning("%s; the slide is shown without a profile", error)
 
     def __del__(self) -> None:
         if hasattr(self, "decoder"):
@@ -58,14 +63,17 @@ class OpenCinr:
             return Image.fromarray(pixels[..., 0])
         return to_srgb(Image.fromarray(pixels), self._to_srgb)
 
-    def payload_bytes(self, octave: int) -> np.ndarray:
-        """(rows, columns) int64: bytes of each chunk of an octave, 0 where it is blank. Raises CorruptFile(INDEX)."""
-        with self._lock:
-            if octave not in self._payload_bytes:
-                columns, rows = self.header.grid_wh(octave)
-                sizes = (entry.payload_bytes for entry in self.decoder.container.entries(octave))
-                self._payload_bytes[octave] = np.fromiter(sizes, np.int64, rows * columns).reshape(rows, columns)
-            return self._payload_bytes[octave]
+    def payload_bytes(self, octave: int, rows: np.ndarray, columns: np.ndarray) -> float:
+        """Bytes of an octave's chunks, each times what `rows` and `columns`, (n,) float64, say of its row and column.
+
+        Only chunks between rows that are not 0 are looked at. Raises CorruptFile(INDEX).
+        """
+        seen, count = np.flatnonzero(rows), len(columns)
+        total = 0.0
+        for first, sizes in self.decoder.container.payload_sizes(octave, seen[0] * count, (seen[-1] + 1) * count):
+            row, column = np.divmod(np.arange(first, first + len(sizes)), count)
+            total += float((sizes * rows[row] * columns[column]).sum())
+        return total
 
 
 class OpenSource:

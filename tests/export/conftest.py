@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,8 @@ from PIL import Image, ImageCms
 
 from inrwsi.cli.main import main
 from inrwsi.export import ExportReport, export
-from inrwsi.formats.container import Container
 from inrwsi.formats.header import AssociatedInfo
-from inrwsi.formats.writer import ContainerWriter
+from tests.copied import copied
 from tests.encoded import encode_fast, tissue
 
 WH = (1301, 777)
@@ -42,18 +41,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     encode_fast(tissue(WH), folder / "bare.cinr", mpp_um=MPP_UM, objective_power=40, quality=70)
     buffer = io.BytesIO()
     Image.fromarray(MACRO).save(buffer, "png")
-    with Container.open(folder / "bare.cinr") as bare:
-        head = replace(bare.header, associated=(AssociatedInfo("macro", 90, 40, "png"),), preview_format=None)
-        sections = {"weights": bare.weights(), "associated": (buffer.getvalue(),), "icc": ICC}
-        with ContainerWriter(folder / "slide.cinr", head, **sections) as writer:
-            for number in range(head.chunk_count):
-                at = head.chunk_at(number)
-                chunk = bare.chunk(*at)
-                if chunk.payload is None:
-                    writer.put_blank(*at, chunk.colour or ())
-                else:
-                    writer.put_chunk(*at, chunk.payload)
-            writer.finish()
+    macro = AssociatedInfo("macro", 90, 40, "png")
+    copied(folder / "bare.cinr", folder / "slide.cinr", icc=ICC, associated=[(macro, buffer.getvalue())])
     with Decoder(folder / "slide.cinr", device="cpu") as decoder:
         return Made(folder / "slide.cinr", decoder.read_region((0, 0), WH))
 

@@ -47,14 +47,46 @@ def test_interrupted_leaves_nothing_and_what_was_there(name: str, made: Made, tm
     assert (after == before) == name.endswith("zarr")
 
 
-def test_nothing_but_an_export_is_replaced(made: Made, tmp_path: Path) -> None:
-    (tmp_path / "a_files" / "thesis").mkdir(parents=True)
-    (tmp_path / "b.ome.zarr").mkdir()
-    (tmp_path / "c.tif").mkdir()
-    for name in ("a.dzi", "b.ome.zarr", "c.tif"):
-        with pytest.raises(UsageError, match="is there and is no such export; give another name, or remove it"):
-            export(made.path, tmp_path / name, overwrite=True, device="cpu")
-    assert (tmp_path / "a_files" / "thesis").is_dir()
+def foreign(folder: Path, name: str) -> list[Path]:
+    """Somebody's data under the names of an export."""
+    if name.endswith("zarr"):
+        (folder / name).mkdir()
+        (folder / name / ".zgroup").write_text('{"zarr_format": 2}')
+        (folder / name / ".zattrs").write_text('{"multiscales": [{"version": "0.4"}]}')
+        return [folder / name / ".zgroup", folder / name / ".zattrs"]
+    if name == "lossless.tif":
+        tifffile.imwrite(folder / name, np.zeros((9, 9, 3), np.uint8))
+        return [folder / name]
+    if name == "notes.dzi":
+        (folder / name).write_text("not to be lost")
+        return [folder / name]
+    (folder / "study_files" / "0").mkdir(parents=True)
+    (folder / "study_files" / "0" / "results.csv").write_text("not to be lost")
+    return [folder / "study_files" / "0" / "results.csv"]
+
+
+@pytest.mark.parametrize("name", ["lossless.tif", "theirs.ome.zarr", "notes.dzi", "study.dzi"])
+def test_nothing_but_an_export_is_replaced(name: str, made: Made, tmp_path: Path) -> None:
+    files = foreign(tmp_path, name)
+    before = {path: path.read_bytes() for path in files}
+    with pytest.raises(UsageError, match="is there and is no such export; give another name, or remove it"):
+        export(made.path, tmp_path / name, overwrite=True, device="cpu")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_what_was_put_beside_an_exports_tiles_is_not_lost(made: Made, tmp_path: Path) -> None:
+    """Nor a folder of tiles whose description is another program's."""
+    out = tmp_path / "slide.dzi"
+    export(made.path, out, device="cpu")
+    kept = tmp_path / "slide_files" / "0" / "notes.txt"
+    for path, text in ((kept, "not to be lost"), (out, "<Image/>")):
+        before = path.read_bytes() if path.exists() else None
+        path.write_text(text)
+        with pytest.raises(UsageError, match="is there and is no such export"):
+            export(made.path, out, overwrite=True, device="cpu")
+        assert path.read_text() == text
+        path.unlink() if before is None else path.write_bytes(before)
+    export(made.path, out, overwrite=True, device="cpu")
 
 
 @pytest.mark.parametrize(
