@@ -44,6 +44,7 @@ class Request:
     task: Path | None
     seed: int
     device: str
+    overwrite: bool
     command: str
 
 
@@ -63,6 +64,9 @@ def bench_slide(request: Request, progress: Report) -> Outcome:
         UsageError: the slide, a name of a codec or model, or the output cannot be used.
         BrokenCodec: a codec gave something that is not the picture.
     """
+    for name in (report.PAGE, report.DATA):
+        if (request.out / name).exists() and not request.overwrite:
+            raise UsageError(f"{request.out / name}: is there already; give --overwrite, or another folder with --out")
     others = other_codecs(request.codecs)
     ours = our_codecs(
         request.models,

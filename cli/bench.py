@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from inrwsi.cli.params import device_option, quiet_option
+from inrwsi.cli.params import device_option, overwrite_option, quiet_option
 from inrwsi.cli.progress_view import progress_view
 from inrwsi.errors import BackendUnavailable, UsageError
 from inrwsi.fields.models import model_names
@@ -72,6 +72,7 @@ Examples:
     "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, metavar="N", help="Of the sample."
 )
 @device_option
+@overwrite_option
 @quiet_option
 def bench(
     slide: Path,
@@ -85,6 +86,7 @@ def bench(
     task: Path | None,
     seed: int,
     device: str,
+    overwrite: bool,
     quiet: bool,
 ) -> None:
     """Measure SLIDE in every codec side by side: bytes, quality, fidelity for diagnosis and speed."""
@@ -111,6 +113,7 @@ def bench(
                 task=task,
                 seed=seed,
                 device=device,
+                overwrite=overwrite,
                 command=_command(click.get_current_context()),
             ),
             progress,
@@ -128,7 +131,7 @@ def _command(ctx: click.Context) -> str:
     words = ["inrwsi", "bench"]
     for param in ctx.command.params:
         value = ctx.params[param.name or ""]
-        if param.name == "quiet" or value in (None, (), False) or value == param.get_default(ctx):
+        if param.name in ("quiet", "overwrite") or value in (None, (), False) or value == param.get_default(ctx):
             continue
         option = max(param.opts, key=len)
         for item in value if isinstance(value, tuple) else (value,):

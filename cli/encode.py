@@ -76,8 +76,8 @@ Examples:
     "--quality",
     type=click.FloatRange(1, 100),
     metavar="Q",
-    help="Of octaves. A fixed step of the quantiser, the same for every slide: 20 grey levels at 60, 10 at 78. "
-    "No search, so the fastest.  [default: 60]",
+    help="Of octaves. The same error for every slide, as of a quantiser with steps of 20 grey levels at 60, of 10 at "
+    "78. No search, so the fastest.  [default: 60]",
 )
 @click.option(
     "--psnr",
@@ -111,8 +111,9 @@ Examples:
     "--effort",
     type=click.Choice(["fast", "default", "best"]),
     help="Of octaves. fast codes with the networks that the package ships; default fits them first to a slide with 2 "
-    "Mpx of tissue or more, in four passes over it, and keeps what pays for its bytes; best takes sixteen passes.  "
-    "[default: default]",
+    "Mpx of tissue or more, in four passes over it, keeps what pays for its bytes, and refines every chunk; best takes "
+    "sixteen passes, and refines for longer. At one --quality, slower ones give a higher PSNR and often more bytes; at "
+    "one PSNR, fewer.  [default: default]",
 )
 @click.option(
     "--tune",

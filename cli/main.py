@@ -8,7 +8,9 @@ file; 130 interrupted. Heavy modules are imported inside the commands that need 
 from __future__ import annotations
 
 import errno
+import io
 import os
+import sys
 from typing import Any
 
 import click
@@ -35,6 +37,9 @@ class HouseGroup(click.Group):
     """A group that turns the project's errors, the machine's errors and Ctrl-C into a sentence and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        # A file's name may be bytes that no text is: telling it must not turn what was done into a failure.
+        if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+            sys.stdout.reconfigure(errors="backslashreplace")
         if ctx.params["debug"]:
             return super().invoke(ctx)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,7 +57,9 @@ class BytesType(click.ParamType):
         if isinstance(value, int):
             return value
         match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)([kMG]?)", str(value).strip())
-        size = 0 if match is None else float(match[1]) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[match[2]]
+        size = (
+            Decimal(0) if match is None else Decimal(match[1]) * {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}[match[2]]
+        )
         if size < 1 or size != int(size):
             self.fail(f"{value!r} should be a number of bytes, such as 350000, 350k, 300M or 1.5G", param, ctx)
         return int(size)

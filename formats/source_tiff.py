@@ -20,6 +20,8 @@ from inrwsi.formats.metadata import OBJECTIVE_RANGE, level_metadata, plausible_m
 from inrwsi.formats.source_base import MAX_CHANNELS, BaseSource, Facts, Scale, composite, default_background
 
 _CACHE_BYTES = 64 * 2**20
+# Who reads a slide in squares comes back to the same strips: a row of squares of so many pixels is kept, up to a limit.
+_STRIPS_FOR_PX, _MOST_STRIPS_BYTES = 1024, 512 * 2**20
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _YCBCR = 0, 1, 2, 6
 _JPEG_FAMILY = (6, 7, 33003, 33005, 33007, 34712, 34892)
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
@@ -222,6 +224,10 @@ class _SegmentCache:
         self._segments: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         self._lock = threading.Lock()
 
+    def make_room(self, limit_bytes: int) -> None:
+        """Keep at least so many bytes."""
+        self._limit_bytes = max(self._limit_bytes, limit_bytes)
+
     def get(self, key: tuple[int, int]) -> np.ndarray | None:
         with self._lock:
             if key in self._segments:
@@ -263,6 +269,10 @@ class _SegmentLevel:
         self._per_plane = 1 if separate else page.samplesperpixel
         self._dtype, self._nodata, self._decode = page.dtype, page.nodata, page.decode
         self._check_segments(tiff.filehandle.size)
+        if self.tile_wh[0] == self.wh[0]:
+            channels = len(self._pages) * self._planes * self._per_plane
+            row_bytes = self.wh[0] * (_STRIPS_FOR_PX + self.tile_wh[1]) * channels * self._dtype.itemsize
+            cache.make_room(min(row_bytes, _MOST_STRIPS_BYTES))
 
     def _check_segments(self, file_bytes: int) -> None:
         needed = self._grid_wh[0] * self._grid_wh[1] * self._planes

@@ -18,7 +18,7 @@ from inrwsi.formats.header import AssociatedInfo, GridInfo, Header, SlideInfo
 from inrwsi.formats.index import colour_struct
 from inrwsi.formats.source import SlideSource
 from inrwsi.formats.writer import ContainerWriter
-from inrwsi.options import EncodeOptions
+from inrwsi.options import EncodeOptions, flag
 from inrwsi.progress import Report
 
 OVERVIEW_PX = 1024
@@ -95,11 +95,11 @@ def about(task: Task, model: dict[str, Any], settings: Any) -> dict[str, Any]:
     return {
         "source": f"{source.width}x{source.height}x{source.channels}, {sha256(task.overview.tobytes()).hexdigest()}",
         "software": f"inrwsi {inrwsi.__version__}",
-        **asdict(settings),
+        **{flag(name): value for name, value in asdict(settings).items()},
         "model": model,
-        "seed": options.seed,
-        "device": options.device,
-        "keep_associated": list(options.keep_associated),
+        "--seed": options.seed,
+        "--device": options.device,
+        "--keep-associated": list(options.keep_associated),
     }
 
 
@@ -116,12 +116,13 @@ class Sections:
     def of(cls, task: Task) -> Sections:
         """Read and pack them."""
         preview = _preview(task.overview) if max(task.l0_wh) > PREVIEW_FROM_PX else None
+        icc = task.source.icc or None  # a tag of nothing is no profile
         pictures, infos = [], []
         for name in task.options.keep_associated:
             pixels = task.source.read_associated(name)
             pictures.append(_image_bytes(pixels, "png"))
             infos.append(AssociatedInfo(name, pixels.shape[1], pixels.shape[0], "png"))
-        return cls(task.source.icc, preview, tuple(pictures), tuple(infos))
+        return cls(icc, preview, tuple(pictures), tuple(infos))
 
     @property
     def nbytes(self) -> int:
@@ -185,5 +186,6 @@ def _as_picture(overview: np.ndarray) -> np.ndarray:
 
 def _image_bytes(pixels: np.ndarray, kind: str) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pixels.squeeze()).save(buffer, kind, **({"quality": 80} if kind == "jpeg" else {"optimize": True}))
+    plain = pixels[..., 0] if pixels.shape[2] == 1 else pixels
+    Image.fromarray(plain).save(buffer, kind, **({"quality": 80} if kind == "jpeg" else {"optimize": True}))
     return buffer.getvalue()

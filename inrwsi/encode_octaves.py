@@ -45,6 +45,7 @@ from inrwsi.encode_units import (
     quadrant,
     scan_unit,
 )
+from inrwsi.errors import Unreachable
 from inrwsi.fields import octaves_prior
 from inrwsi.fields.octaves_model import CHUNK_PX, FEATURES, Decoded, OctavesModel
 from inrwsi.formats.header import GridInfo, Header
@@ -81,6 +82,9 @@ def encode(task: Task) -> Outcome:
         os.replace(path, task.out)
         blank = coder.blanks.count
         job.discard()
+    except Unreachable:
+        job.discard()  # nothing was interrupted: what there is does not serve another target
+        raise
     finally:
         job.close()
     coded, used = coder.header.chunk_count - blank, coder.model_at(step)
@@ -98,6 +102,9 @@ def _meet_target(task: Task, coder: _Coder) -> int:
     option = next(name for name in TARGETS if getattr(settings, name) is not None)
     raw_bytes = task.source.width * task.source.height * task.source.channels
     goal = Goal(option, float(getattr(settings, option)), raw_bytes)
+    best = coder.best()
+    if goal.level(best) < goal.wanted - goal.tolerance and option == "psnr_db":
+        raise goal.unreachable(best, estimated=True)
     curve = search(goal, coder.probe)
     model = coder.model_at(curve.step(goal.wanted))
     coder.networks = fit_networks(coder, model, settings.effort, whole=settings.self_contained)
@@ -247,6 +254,10 @@ class _Coder:
         beside = len(self.header.to_json()) // 2 + self.sections.nbytes + 8 * coded
         return self._measured(coded_bytes + self._in_file(coded_bytes).stored_bytes + beside, sse)
 
+    def best(self) -> Measured:
+        """What no step is better than: only blank chunks, which are one colour each, err."""
+        return self._measured(1, self.blanks.sse)
+
     def _measured(self, file_bytes: float, sse: float) -> Measured:
         count = self.source.width * self.source.height * self.source.channels
         mse = sse / count
@@ -290,6 +301,7 @@ class _Coder:
         """Code the octaves above the units, coarse to fine. Returns what each decodes to, by the octave below it."""
         plan = self.plan
         decoded = {k: self.parts(f"decoded-{step}", k, FEATURES) for k in range(plan.unit, plan.top)}
+        total_mpx = sum(map(self.unit_mpx, self.blanks.coded(plan.unit)))
         for octave in range(plan.top, plan.unit, -1):
             numbers = {ij: self.header.chunk_number(octave, ij) for ij in self.blanks.coded(octave)}
             missing = [ij for ij, number in numbers.items() if number not in log]
@@ -306,11 +318,8 @@ class _Coder:
             ):
                 log.put(numbers[ij], payload)
                 note = f"octave {octave}: chunk {done + 1:,} of {len(missing):,}"
-                self.report(Progress(stage, 0, self._units_mpx(), "Mpx", note))
+                self.report(Progress(stage, 0, total_mpx, "Mpx", note))
         return decoded
-
-    def _units_mpx(self) -> float:
-        return sum(map(self.unit_mpx, self.blanks.coded(self.plan.unit)))
 
     def _code_units(self, coder: ChunkCoder, log: Log, parents: Parts, stage: str) -> int:
         """Code all that the units hold. Returns the squared error over the slide, blank chunks and all."""

@@ -114,9 +114,11 @@ class Parts:
         data = np.ascontiguousarray(part.pixels, "<i2").tobytes()
         if self._features and part.features is not None:
             data += np.ascontiguousarray(part.features).tobytes()
+        left = memoryview(_CRC.pack(crc32c.crc32c(data)) + data)
         with self._lock:
             self._file.seek(self._plan.number(self._octave, ij) * self._stride)
-            self._file.write(_CRC.pack(crc32c.crc32c(data)) + data)
+            while left:  # a full disk takes a part without a word; only the next write is refused
+                left = left[self._file.write(left) :]
 
     def get(self, ij: Ij) -> Decoded:
         """The part under chunk `ij` of the finer octave.

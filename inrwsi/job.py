@@ -11,6 +11,8 @@ Nothing stands under the output's name until the file is whole.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -39,7 +41,7 @@ class Log:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._done: dict[int, tuple[int, int, bool]] = {}
+        self._done: dict[int, tuple[int, int, int, bool]] = {}  # where its payload begins, bytes, CRC-32C, flag
         self._file: BinaryIO = open(path, "a+b")  # noqa: SIM115 - open for the life of the job
         size, at = self._file.seek(0, os.SEEK_END), self._file.seek(0)
         while at + _RECORD.size <= size:
@@ -47,7 +49,7 @@ class Log:
             payload = self._file.read(count) if at + _RECORD.size + count <= size else b""
             if len(payload) != count or crc32c.crc32c(payload) != crc:
                 break
-            self._done[number] = (at + _RECORD.size, count, bool(flag))
+            self._done[number] = (at + _RECORD.size, count, crc, bool(flag))
             at += _RECORD.size + count
         self._file.truncate(at)
         self._file.seek(at)
@@ -65,18 +67,22 @@ class Log:
     def put(self, number: int, payload: bytes, *, flag: bool = False) -> None:
         """Add a record. A kill afterwards does not lose it."""
         at = self._file.seek(0, os.SEEK_END) + _RECORD.size
-        self._file.write(_RECORD.pack(number, flag, len(payload), crc32c.crc32c(payload)) + payload)
+        crc = crc32c.crc32c(payload)
+        self._file.write(_RECORD.pack(number, flag, len(payload), crc) + payload)
         self._file.flush()
-        self._done[number] = (at, len(payload), flag)
+        self._done[number] = (at, len(payload), crc, flag)
 
     def get(self, number: int) -> bytes:
-        """The payload of a record."""
-        at, count, _ = self._done[number]
+        """The payload of a record. Raises UsageError where it is not what was written."""
+        at, count, crc, _ = self._done[number]
         self._file.seek(at)
-        return self._file.read(count)
+        payload = self._file.read(count)
+        if crc32c.crc32c(payload) != crc:
+            raise UsageError(f"{self.path}: is damaged; encode again with --overwrite")
+        return payload
 
     def flag(self, number: int) -> bool:
-        return self._done[number][2]
+        return self._done[number][3]
 
     def size(self, number: int) -> int:
         """Bytes of a record's payload."""
@@ -103,8 +109,10 @@ class Job:
     def __init__(self, out: Path, about: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
         self.folder = out.with_name(out.name + ".work")
         self._logs: dict[str, Log] = {}
+        self._held: int | None = None
         known = self.folder / "job.json"
         try:
+            self._claim()
             if resume and known.exists():
                 self._check_same(known, about)
             elif known.exists() and not overwrite:
@@ -112,12 +120,44 @@ class Job:
                     f"{self.folder}: holds an interrupted encoding; --resume goes on with it, --overwrite begins again"
                 )
             else:
-                shutil.rmtree(self.folder, ignore_errors=True)
-                self.folder.mkdir(parents=False)
+                self._empty(known)
                 write_whole(known, json.dumps(about, sort_keys=True, indent=1).encode())
+            self.log(_CHUNKS)
         except OSError as error:
+            self.close()
             raise UsageError(f"{self.folder}: cannot be written ({error.strerror}); choose another output") from None
-        self.log(_CHUNKS)
+        except BaseException:
+            self.close()
+            raise
+
+    def _claim(self) -> None:
+        """Hold the folder for this process alone, until `close` or its end, however that comes."""
+        self.folder.mkdir(parents=False, exist_ok=True)
+        self._held = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = os.path.samestat(os.fstat(self._held), os.stat(self.folder))  # not one that was removed meanwhile
+        except (BlockingIOError, FileNotFoundError):
+            mine = False
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+            mine = True  # a file system without locks: nothing can be known
+        if not mine:
+            raise UsageError(
+                f"{self.folder}: another process is encoding to this output; wait for it, or choose another output"
+            )
+
+    def _empty(self, known: Path) -> None:
+        """Remove what an earlier encoding left; the folder itself is what is locked."""
+        entries = list(self.folder.iterdir())
+        if not known.exists() and any(entry.name != f"{known.name}.partial" for entry in entries):
+            raise UsageError(f"{self.folder}: is there and is no encoding's; remove it, or choose another output")
+        for entry in entries:
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
 
     @staticmethod
     def _check_same(known: Path, about: dict[str, Any]) -> None:
@@ -128,8 +168,8 @@ class Job:
         for key in sorted(before.keys() | about.keys()):
             if before.get(key) != about.get(key):
                 raise UsageError(
-                    f"{known.parent}: was begun with {key} {before.get(key)}, now it is {about.get(key)}; "
-                    "use the same settings, or encode again with --overwrite"
+                    f"{known.parent}: was begun {_setting(key, before)}, now it is {_setting(key, about)}; use "
+                    "the same settings, or encode again with --overwrite"
                 )
 
     def log(self, name: str) -> Log:
@@ -207,11 +247,19 @@ class Job:
     def close(self) -> None:
         for log in self._logs.values():
             log.close()
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
     def discard(self) -> None:
-        """The output is whole: the work folder goes."""
+        """The output is whole, or cannot be: the work folder goes."""
+        shutil.rmtree(self.folder, ignore_errors=True)  # while it is held: another's would not be this one's to remove
         self.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _setting(key: str, about: dict[str, Any]) -> str:
+    value = about.get(key)
+    return f"without {key}" if value is None else f"with {key} {value}"
 
 
 def write_whole(path: Path, data: bytes) -> None:

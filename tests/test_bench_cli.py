@@ -121,3 +121,15 @@ def test_a_slide_that_is_not_there_is_told(tmp_path: Path) -> None:
     assert found.exit_code == 2
     assert "absent.svs: no such file" in found.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_report_that_is_there_is_not_lost(slide: Path, tmp_path: Path) -> None:
+    """Another slide's, as likely as not: the folder has the same name for all."""
+    (tmp_path / "report.html").write_text("of another slide")
+    arguments = (slide, "--out", tmp_path, "--quick", "--codec", "jpeg-420", "--model", "none", "-q")
+    found = run(*arguments)
+    assert found.exit_code == 2
+    assert "report.html: is there already; give --overwrite, or another folder with --out" in found.stderr
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["of another slide"]
+    assert run(*arguments, "--overwrite").exit_code == 0
+    assert "overwrite" not in results.load(Run, tmp_path / "report.json").command

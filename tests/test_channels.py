@@ -324,6 +324,15 @@ def test_a_file_whose_ranges_are_not_of_the_spec(bits: int, change: dict, senten
         Decoder(tmp_path / "a.cinr", device="cpu")
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("wh", [(1024, 1), (1, 7), (1, 1)])
+def test_a_preview_of_a_line_is_a_line(wh: tuple[int, int], channels: int) -> None:
+    overview = np.full((wh[1], wh[0], channels), 200, np.uint8)
+    shown = imagecodecs.jpeg8_decode(_preview(overview))
+    assert shown.shape == (wh[1], wh[0], 3)[: 2 if channels == 1 else 3]
+    assert np.abs(shown.astype(int) - 200).max() <= 2
+
+
 def test_metrics_and_preview_of_16_bits() -> None:
     a, b = np.zeros((2, 2, 1), np.uint16), np.full((2, 2, 1), 65535, np.uint16)
     assert psnr(a, b) == 0.0

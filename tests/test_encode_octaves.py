@@ -163,7 +163,7 @@ def test_a_resumed_encoding_gives_the_same_file(
     assert [p.name for p in tmp_path.iterdir()] == ["a.cinr.work"]
     with pytest.raises(UsageError, match="--resume goes on with it, --overwrite begins again"):
         make(pixels, out, size_bytes=400_000)
-    with pytest.raises(UsageError, match="was begun with size_bytes 400000, now it is 500000"):
+    with pytest.raises(UsageError, match="was begun with --size 400000, now it is with --size 500000"):
         make(pixels, out, size_bytes=500_000, resume=True)
     stages: list[str] = []
     make(pixels, out, 1, size_bytes=400_000, resume=True, progress=lambda p: stages.append(p.stage))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from pathlib import Path
@@ -191,3 +194,13 @@ def test_a_large_picture_is_put_together(whole: Path, monkeypatch: pytest.Monkey
         monkeypatch.setattr("inrwsi.decode.CHUNK_ROWS", 100)
         assert (decoder.read_region((3, 5), (290, 190), step=0.37) == found).all()
     assert found.shape == (514, 784, 3)
+
+
+def test_a_name_that_is_no_text_is_told(whole: Path) -> None:
+    """As what it is: the file may be there, and its name must not end the command that made it."""
+    odd = whole.rename(os.fsdecode(os.fsencode(whole.parent) + b"/m\xff.cinr"))
+    code = "from inrwsi.cli.main import main; main(prog_name='inrwsi')"
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    ended = subprocess.run([sys.executable, "-c", code, "info", str(odd)], env=strict, capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert b"m\\udcff.cinr" in ended.stdout

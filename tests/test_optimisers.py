@@ -166,7 +166,7 @@ def test_it_is_of_the_job_and_changes_the_file(tmp_path: Path) -> None:
             encode(source, tmp_path / f"{name}.cinr", options(name))
         with pytest.raises(Stop):
             encode(source, tmp_path / "slide.cinr", options("soap"), progress=stop)
-        with pytest.raises(UsageError, match="was begun with optimiser soap, now it is adam"):
+        with pytest.raises(UsageError, match="was begun with --optimiser soap, now it is with --optimiser adam"):
             encode(source, tmp_path / "slide.cinr", options("adam"), resume=True)
         encode(source, tmp_path / "slide.cinr", options("soap"), resume=True)
     files = {p.stem: p.read_bytes() for p in tmp_path.iterdir()}

@@ -184,7 +184,7 @@ def test_a_resumed_encoding_gives_the_same_file(
         assert sorted(p.name for p in tmp_path.iterdir()) == ["slide.cinr.work"]
         with pytest.raises(UsageError, match="--resume goes on with it, --overwrite begins again"):
             encode(source, out, options)
-        with pytest.raises(UsageError, match="was begun with passes 3, now it is 4"):
+        with pytest.raises(UsageError, match="was begun with --passes 3, now it is with --passes 4"):
             encode(source, out, replace(options, passes=4), resume=True)
         stages: list[str] = []
         encode(source, out, options, resume=True, progress=lambda p: stages.append(p.stage))

@@ -163,7 +163,7 @@ def test_a_stop_changes_nothing(files: tuple[Path, Path], tmp_path: Path) -> Non
     how = {"quality": 60, "effort": "fast"}
     with pytest.raises(_Stop):
         make(picture(), out, self_contained=True, progress=stopping("write", 2), **how)
-    with pytest.raises(UsageError, match="was begun with self_contained True, now it is False"):
+    with pytest.raises(UsageError, match="was begun with --self-contained True, now it is with --self-contained False"):
         make(picture(), out, resume=True, **how)
     make(picture(), out, self_contained=True, resume=True, **how)
     assert digest(out) == digest(files[1])

@@ -6,6 +6,7 @@ import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import imagecodecs
@@ -15,7 +16,9 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
+from inrwsi.encode_common import Sections
 from inrwsi.errors import UsageError
+from inrwsi.formats import source_tiff
 from inrwsi.formats.source import SlideSource, open_source, overview_step
 from inrwsi.formats.source_base import composite
 
@@ -369,3 +372,29 @@ def test_transparent_areas_show_the_background() -> None:
     assert (out[7:] == (10, 20, 30)).all()
     assert (out[:, 10:] == (10, 20, 30)).all()
     assert np.array_equal(out[:7, :10], rgba[:7, :10, :3])
+
+
+def test_strips_are_decoded_once_by_who_reads_in_squares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However wide the slide: a strip is as wide, and as good as all of them lie under the next square too."""
+    monkeypatch.setattr(source_tiff, "_CACHE_BYTES", 10_000)
+    pixels = picture()
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", compression="lzw", rowsperstrip=8)
+    decoded: list[int] = []
+    read = source_tiff._SegmentCache.put
+
+    def noted(self: Any, key: tuple[int, int], found: np.ndarray) -> None:
+        decoded.append(key[1])
+        read(self, key, found)
+
+    monkeypatch.setattr(source_tiff._SegmentCache, "put", noted)
+    with open_source(tmp_path / "a.tif") as source:
+        for x in range(0, W - 64, 64):
+            assert (source.read((x, 0), (64, H)) == pixels[:, x : x + 64]).all()
+    assert sorted(decoded) == list(range(-(-H // 8)))
+
+
+def test_a_profile_of_nothing_is_none(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", picture(), photometric="rgb", iccprofile=b"")
+    options = SimpleNamespace(keep_associated=())
+    with open_source(tmp_path / "a.tif") as source:
+        assert Sections.of(SimpleNamespace(source=source, options=options, l0_wh=(W, H))).icc is None  # type: ignore[arg-type]

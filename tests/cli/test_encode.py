@@ -56,6 +56,8 @@ def test_associated_images_are_kept_by_asking() -> None:
     [
         (("--size", "1.5G", "--effort", "fast"), EncodeOptions(size_bytes=1_500_000_000, effort="fast")),
         (("--size", "350k"), EncodeOptions(size_bytes=350_000)),
+        (("--size", "4.1M"), EncodeOptions(size_bytes=4_100_000)),
+        (("--size", "1.001k"), EncodeOptions(size_bytes=1001)),
         (("--size", "77"), EncodeOptions(size_bytes=77)),
         (("--psnr", "40.5", "--effort", "best"), EncodeOptions(psnr_db=40.5, effort="best")),
         (("--ratio", "20"), EncodeOptions(ratio=20)),
@@ -151,7 +153,7 @@ def test_interrupted_encode_leaves_nothing_and_resumes(folder: Path, picture: Pa
     assert last == f"inrwsi: interrupted; {out}.work holds what is done; the same command with --resume goes on"
     assert "Traceback" not in error
     assert [name for name in os.listdir(folder) if name.startswith((".long", "long"))] == ["long.cinr.work"]
-    told(run(*command, "--resume", "--seed", 5), 2, "was begun with seed 0, now it is 5")
+    told(run(*command, "--resume", "--seed", 5), 2, "was begun with --seed 0, now it is with --seed 5")
 
 
 @pytest.mark.parametrize("cause", [KeyboardInterrupt, MemoryError])
