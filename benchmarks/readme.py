@@ -228,10 +228,12 @@ def _mean(row: MeanBd | None, slides: int) -> str:
 def _times(results: Results) -> list[str]:
     run, rates = results.speed.runs[0], results.rates
     versions = ", ".join(f"{name} {number}" for name, number in rates.runs[0].versions.items())
+    width, height = run.sample.picture_wh
     return [
-        f"Speed on {_megapixels(run)} with {run.machine.cores} cores ({run.machine.cpu}), as multiples of "
-        f"{PEER}'s in the same run: how many times as many pixels a second (medians of the repeats), how many times "
-        "as long for what a viewer asks for, each from a closed file, and the bytes that this read:",
+        f"Speed on {width} x {height} pixels of it, glass and all, with {run.machine.cores} cores "
+        f"({run.machine.cpu}), as multiples of {PEER}'s in the same run: how many times as many pixels a second "
+        "(medians of the repeats), how many times as long for what a viewer asks for, each from a closed file, and the "
+        "bytes that this read:",
         markdown(speeds(run), curves.own_codecs(run)),
         f"The commands are `{rates.command}` and `{results.speed.command}`; everything that they measured is in "
         f"[`{FOLDER}`]({FOLDER}), and `python -m benchmarks.readme` draws this part of the page from it.",

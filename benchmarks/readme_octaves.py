@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .octaves_results import CROP, HELD_OUT, SLIDE, TISSUE, Mean, OctavesRun, Speed, Verdict
+from .octaves_results import CROP, HELD_OUT, SLIDE, TISSUE, TRAINED, Mean, OctavesRun, Speed, Verdict
 from .octaves_table import METRIC_NAMES
 from .report_tables import NONE, Table, measure
 
@@ -51,9 +51,12 @@ def _told(run: OctavesRun) -> list[Mean]:
 
 
 def _subjects(run: OctavesRun, area: str, group: str, count: int) -> str:
+    trained = [s for s in run.subjects if s.group == TRAINED]
     if area == CROP:
-        return f"{count} crops" if group == ALL else f"{count} of them, {group}"
-    return f"{run.subjects[0].name}, { {TISSUE: 'its tissue', SLIDE: 'all of it'}[area] }"
+        return f"{count} crops, {len(trained)} trained on" if group == ALL else f"{count} of them, {group}"
+    (subject,) = run.subjects
+    part = {TISSUE: "of tiles with any tissue", SLIDE: "in all"}[area]
+    return f"{subject.name}, {subject.area_px[area] / 1e6:.1f} Mpx {part}{', trained on' if trained else ''}"
 
 
 def _options(run: OctavesRun) -> str:

@@ -30,7 +30,7 @@ from inrwsi.sample import write_sample
 
 
 def encode_slide(slide: Path, cinr: Path) -> None:
-    """A slide goes in, a `.cinr` file comes out. `effort="default"` takes longer and makes a smaller file."""
+    """A slide goes in, a `.cinr` file comes out. `effort="default"` takes longer and needs fewer bytes for a PSNR."""
     with open_source(slide) as source:
         report = encode(source, cinr, EncodeOptions(quality=70, effort="fast"), overwrite=True)
     print(f"encoded: {report.source_bytes:,} bytes became {report.cinr_bytes:,}, {report.bpp:.2f} bits a pixel")

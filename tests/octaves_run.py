@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from inrwsi.benchmarks.octaves_results import CROP, EffortSpeed, Figures, FilePoint, Speed, Subject, ViewTime
+from inrwsi.benchmarks.octaves_results import CROP, TISSUE, EffortSpeed, Figures, FilePoint, Speed, Subject, ViewTime
 from inrwsi.benchmarks.results import Spread
 
 OURS = "octaves fast"
@@ -22,7 +22,7 @@ def points(subject: str, codec: str, by: float, area: str = CROP) -> list[FilePo
 
 
 def subject(name: str, group: str) -> Subject:
-    return Subject(name, group, (8, 8), (0, 0), False, "0", "made", {CROP: 64})
+    return Subject(name, group, (8, 8), (0, 0), False, "0", "made", {CROP: 64, TISSUE: 51_098_112})
 
 
 def speed() -> Speed:

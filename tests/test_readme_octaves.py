@@ -50,11 +50,17 @@ def test_the_summary_has_a_line_a_run_area_and_metric() -> None:
     assert table is not None
     assert table.heads == ("pixels", "encoded with", "at equal", "jpeg-420", "avif")
     assert table.rows == (
-        ("3 crops", "`--effort fast`", "PSNR", "-20.0 %", "-20.0 %"),
+        ("3 crops, 3 trained on", "`--effort fast`", "PSNR", "-20.0 %", "-20.0 %"),
         ("1 of them, held out", "`--effort fast`", "PSNR", "-40.0 %", "-40.0 %"),
-        ("3 crops", "`--effort fast`", "MS-SSIM", "**+4.0 %**", "**+4.0 %**"),
+        ("3 crops, 3 trained on", "`--effort fast`", "MS-SSIM", "**+4.0 %**", "**+4.0 %**"),
         ("1 of them, held out", "`--effort fast`", "MS-SSIM", "-16.0 %", "-16.0 %"),
-        ("slide.tiff, its tissue", "`--effort default --tune ms-ssim`", "PSNR", "-", "-24.8 %"),
+        (
+            "slide.tiff, 51.1 Mpx of tiles with any tissue, trained on",
+            "`--effort default --tune ms-ssim`",
+            "PSNR",
+            "-",
+            "-24.8 %",
+        ),
     )
 
 
