@@ -29,7 +29,7 @@ Example:
     help="Another seed, another slide.",
 )
 @click.option(
-    "--mpp", type=click.FloatRange(0.05, 50), default=0.5, show_default=True, metavar="UM", help="Micrometres a pixel."
+    "--mpp", type=click.FloatRange(0.1, 2), default=0.5, show_default=True, metavar="UM", help="Micrometres a pixel."
 )
 @overwrite_option
 @quiet_option

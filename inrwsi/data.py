@@ -335,6 +335,11 @@ class _OpenSlideReader:
 
     def facts(self, mpp_um: float | None, objective_power: float | None) -> _Facts:
         with open_source(self._path, mpp_um=mpp_um, objective_power=objective_power) as source:
+            if source.channels not in (1, 3) or source.bit_depth != 8:
+                raise UsageError(
+                    f"{self._path}: has {source.channels} channels of {source.bit_depth} bits; patches are of slides "
+                    "with 1 or 3 of 8"
+                )
             return _Facts(self._slide.dimensions, source.mpp_um, source.objective_power)
 
     def overview(self) -> tuple[np.ndarray, tuple[int, ...]]:

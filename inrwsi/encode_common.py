@@ -97,6 +97,8 @@ def about(task: Task, model: dict[str, Any], settings: Any) -> dict[str, Any]:
         "software": f"inrwsi {inrwsi.__version__}",
         **{flag(name): value for name, value in asdict(settings).items()},
         "model": model,
+        "--source-mpp": source.mpp_um and list(source.mpp_um),
+        "--objective-power": source.objective_power,
         "--seed": options.seed,
         "--device": options.device,
         "--keep-associated": list(options.keep_associated),

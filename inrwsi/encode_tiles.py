@@ -168,6 +168,8 @@ class FieldCoder(ABC, Generic[C]):
         target = Target(option or "bpp", value, raw_bytes, sum(map(self._px, self.coded)), self.kind.name, base_bytes)
         if option != "psnr_db":
             first_bpp = self._first_bpp(target)
+            if option is None or not self.coded:  # nobody asked for less than the model can have
+                first_bpp = max(first_bpp, least_bpp)
             return Rounds(target, None, asked=option is not None, first_bpp=first_bpp, least_bpp=least_bpp)
         quality = Quality(value, self.samples, self.peak, self.blank_error, self.kind.name)
         if quality.tiles_error <= 0:

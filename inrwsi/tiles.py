@@ -166,9 +166,12 @@ class FieldTiles:
 def decode_tile(
     config: FieldConfig, tile: Tile, tile_px: int, wh: tuple[int, int], base: np.ndarray | None = None
 ) -> np.ndarray:
-    """All of a tile as a file decodes to it, (h, w, channels) uint8; `base` is its base layer, of the same shape."""
+    """All of a tile as a file decodes to it, (h, w, channels) uint8, or uint16 where the config has ranges.
+
+    `base` is its base layer, of the same shape.
+    """
     w, h = wh
-    out = np.empty((h, w, config.channels), np.uint8)
+    out = np.empty((h, w, config.channels), np.uint8 if config.ranges is None else np.uint16)
     for y in range(0, h, BLOCK_PX):
         for x in range(0, w, BLOCK_PX):
             size = (min(BLOCK_PX, w - x), min(BLOCK_PX, h - y))

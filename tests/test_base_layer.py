@@ -133,3 +133,14 @@ def test_a_prior_that_fills_the_target_is_said(tmp_path: Path) -> None:
     options = EncodeOptions("siren", size_bytes=1500, tile_px=72, prior="jpeg", prior_quality=90, device="cpu")
     with open_source(picture_px()) as source, pytest.raises(UsageError, match="--size 1,500 cannot be reached"):
         encode(source, tmp_path / "slide.cinr", options)
+
+
+def test_a_size_that_is_claimed_is_not_allocated() -> None:
+    """OpenJPEG takes 12 bytes a pixel of what a codestream says before anyone compares: 30 TB of this one."""
+    kind, shape = "jpeg2000", (32, 40, 3)
+    data = bytearray(base_layer.encode(kind, np.zeros(shape, np.uint8), 40))
+    assert base_layer.decode(kind, bytes(data), shape).shape == shape
+    claimed = bytes(data[:8]) + struct.pack(">II", 1_600_000, 1_600_000) + bytes(data[16:])
+    for wrong in (claimed, b"", b"\0" * 60, bytes(data[:30])):
+        with pytest.raises(ValueError, match=r"does not decode .it says that it is no 40 x 32 pixels"):
+            base_layer.decode(kind, wrong, shape)

@@ -333,6 +333,33 @@ def test_a_preview_of_a_line_is_a_line(wh: tuple[int, int], channels: int) -> No
     assert np.abs(shown.astype(int) - 200).max() <= 2
 
 
+@pytest.mark.parametrize("psnr_db", [None, 23.0])
+def test_the_psnr_of_16_bits_is_that_of_the_file(psnr_db: float | None, tmp_path: Path) -> None:
+    """As it is told, and as it is steered by."""
+    y, x = np.mgrid[:96, :120]
+    waves = [(np.sin(x / (9 + k)) + np.cos(y / (11 + k)) + 2) / 4 * 50000 + 3000 for k in range(2)]
+    pixels = np.stack(waves, -1).astype(np.uint16)
+    options = EncodeOptions(model="siren", passes=8, tile_px=64, psnr_db=psnr_db, device="cpu")
+    with open_source(pixels, mpp_um=(0.5, 0.5)) as source:
+        report = encode(source, tmp_path / "a.cinr", options)
+    with Decoder(tmp_path / "a.cinr", device="cpu") as decoder:
+        found = psnr(pixels, decoder.read_region((0, 0), (120, 96)))
+    assert report.psnr_db == pytest.approx(found, abs=1e-6)
+    assert found > 20
+    assert psnr_db is None or found == pytest.approx(psnr_db, abs=0.1)
+
+
+@pytest.mark.parametrize("bpp", [None, 2.0])
+def test_where_there_is_nothing_to_code_no_bits_are_too_few(bpp: float | None, tmp_path: Path) -> None:
+    white = np.full((150, 140, 3), 255, np.uint8)
+    options = EncodeOptions(model="siren", passes=1, bpp=bpp, device="cpu")
+    with open_source(white, mpp_um=(0.5, 0.5)) as source:
+        report = encode(source, tmp_path / "a.cinr", options)
+    assert (report.coded_chunks, report.psnr_db) == (0, np.inf)
+    with Decoder(tmp_path / "a.cinr", device="cpu") as decoder:
+        assert (decoder.read_region((0, 0), (140, 150)) == 255).all()
+
+
 def test_metrics_and_preview_of_16_bits() -> None:
     a, b = np.zeros((2, 2, 1), np.uint16), np.full((2, 2, 1), 65535, np.uint16)
     assert psnr(a, b) == 0.0

@@ -333,3 +333,10 @@ def test_damage(tmp_path: Path, paths: dict[str, Path], fake: None) -> None:
     patches = PatchDataset(tmp_path / "bad.tif", 128)
     with pytest.raises(UsageError, match=r"bad\.tif: the pixels at x=128, y=128 cannot be decoded .* copy it again"):
         patches[7]
+
+
+def test_slides_of_16_bits_are_refused(tmp_path: Path) -> None:
+    """OpenSlide would show what is brighter than 255 as white."""
+    tifffile.imwrite(tmp_path / "deep.tif", np.full((300, 300), 30000, np.uint16), photometric="minisblack")
+    with pytest.raises(UsageError, match=r"deep\.tif: has 1 channels of 16 bits; patches are of slides with"):
+        _ = PatchDataset(tmp_path / "deep.tif", 64)[0]

@@ -8,11 +8,14 @@ machines that lack them.
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import numpy as np
 
 KINDS = ("jpeg", "jpegxl", "jpeg2000")
+_J2K_BEGIN = b"\xff\x4f\xff\x51"  # SOC, and SIZ, which comes next
+_SIZ = struct.Struct(">4sHH4I4IH")
 
 
 def encode(kind: str, pixels: np.ndarray, quality: float) -> bytes:
@@ -44,7 +47,12 @@ def decode(kind: str, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     """
     import imagecodecs
 
-    # With a buffer of its own size given, a picture that claims another one is an error and not an allocation.
+    # With a buffer of its own size given, a picture that claims another one is an error and not an allocation; of JPEG
+    # 2000 it is both, so that is looked at before.
+    if kind == "jpeg2000" and _j2k_shape(data) != shape:
+        raise ValueError(
+            f"the {kind} base layer does not decode (it says that it is no {shape[1]} x {shape[0]} pixels)"
+        )
     out = np.empty(shape if shape[2] > 1 else shape[:2], np.uint8)
     try:
         if kind == "jpeg":
@@ -56,6 +64,14 @@ def decode(kind: str, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
         return out.reshape(shape)
     except (RuntimeError, ValueError) as error:  # the codecs' own errors are of the former
         raise ValueError(f"the {kind} base layer does not decode ({str(error)[:80]})") from None
+
+
+def _j2k_shape(data: bytes) -> tuple[int, int, int] | None:
+    """(h, w, channels) that a JPEG 2000 codestream claims (ITU-T T.800, A.5.1); None where it begins as none does."""
+    if len(data) < _SIZ.size or not data.startswith(_J2K_BEGIN):
+        return None
+    _, _, _, width, height, left, top, *_, channels = _SIZ.unpack_from(data)
+    return (height - top, width - left, channels)
 
 
 def software(kind: str) -> dict[str, str]:

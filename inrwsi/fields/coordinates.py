@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from inrwsi.config import check_int
-from inrwsi.errors import UsageError
+from inrwsi.errors import Unreachable
 from inrwsi.fields.activations import ACTIVATION_MAX, SINE_BITS, SINE_STEPS, look_up, sine_table
 from inrwsi.fields.field import Expected, FieldConfig, Span, Tile, estimated_bytes
 
@@ -158,7 +158,7 @@ class CoordinateConfig(FieldConfig):
 
         least = cls.least_bpp(tile_px, channels, weight_bits)
         if least > bpp:
-            raise UsageError(
+            raise Unreachable(
                 f"model {cls.name} in tiles of {tile_px} pixels takes {least:.2g} bits a pixel at least, "
                 f"and {bpp:.2g} are asked for; give more bits, or larger tiles by --tile-px"
             )

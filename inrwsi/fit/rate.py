@@ -67,7 +67,7 @@ class Target:
 
     def met(self, payload_bytes: float, other_bytes: float) -> bool:
         """Whether it is met within the tolerance."""
-        return abs(self._got(payload_bytes, other_bytes) / max(self._bytes, 1) - 1) <= TOLERANCE
+        return abs(self._got(payload_bytes, other_bytes) - self._bytes) <= TOLERANCE * self._bytes
 
     def _got(self, payload_bytes: float, other_bytes: float) -> float:
         """What `_bytes` has become."""

@@ -154,6 +154,7 @@ def test_interrupted_encode_leaves_nothing_and_resumes(folder: Path, picture: Pa
     assert "Traceback" not in error
     assert [name for name in os.listdir(folder) if name.startswith((".long", "long"))] == ["long.cinr.work"]
     told(run(*command, "--resume", "--seed", 5), 2, "was begun with --seed 0, now it is with --seed 5")
+    told(run(*command, "--resume", "--source-mpp", 2), 2, "now it is with --source-mpp [2.0, 2.0]")
 
 
 @pytest.mark.parametrize("cause", [KeyboardInterrupt, MemoryError])
