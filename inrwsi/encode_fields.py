@@ -11,7 +11,6 @@ import numpy as np
 from inrwsi.coding import tensors
 from inrwsi.encode_common import Outcome, Task, about, db
 from inrwsi.encode_tiles import FieldCoder, Fitted
-from inrwsi.errors import Unreachable
 from inrwsi.fields.coordinates import CoordinateConfig
 from inrwsi.fields.models import config_class
 from inrwsi.fields.tables import MARGIN_PX, TableConfig
@@ -41,8 +40,7 @@ def encode(task: Task) -> Outcome:
     # The tiles that a network is fitted to are as many as the memory allows.
     same = {**about(task, {"name": kind.name}, settings), "--memory-mb": task.options.memory_mb}
     same["--loss-network"] = None if loss.network is None else loss.network.sha256  # wherever the file lies
-    job = Job(task.out, same, resume=task.resume, overwrite=task.overwrite)
-    try:
+    with Job(task.out, same, resume=task.resume, overwrite=task.overwrite) as job:
         if issubclass(kind, TableConfig):
             coder: FieldCoder[Any] = _TableCoder(task, kind, settings, loss, job)
         elif issubclass(kind, CoordinateConfig):
@@ -54,11 +52,6 @@ def encode(task: Task) -> Outcome:
         coder.meet_target()
         cinr_bytes = coder.write(task.out)
         job.discard()
-    except Unreachable:
-        job.discard()  # nothing was interrupted: what there is does not serve another target
-        raise
-    finally:
-        job.close()
     return Outcome(cinr_bytes, coder.header.chunk_count - len(coder.coded), len(coder.coded), coder.psnr_db)
 
 

@@ -45,7 +45,6 @@ from inrwsi.encode_units import (
     quadrant,
     scan_unit,
 )
-from inrwsi.errors import Unreachable
 from inrwsi.fields import octaves_prior
 from inrwsi.fields.octaves_model import CHUNK_PX, FEATURES, Decoded, OctavesModel
 from inrwsi.formats.header import GridInfo, Header
@@ -72,8 +71,7 @@ def encode(task: Task) -> Outcome:
     klt = Klt.of(_tissue_pixels(task), luma=TUNED_LUMA if tuned and task.source.channels == 3 else 1.0)
     model = OctavesModel.of(octaves_prior.current_sha256(), START_STEP, klt, tuned=tuned)
     same = about(task, {**to_dict(model), "step": None, "spacing": None}, settings)
-    job = Job(task.out, same, resume=task.resume, overwrite=task.overwrite)
-    try:
+    with Job(task.out, same, resume=task.resume, overwrite=task.overwrite) as job:
         with ExitStack() as files, Workers() as workers:  # the workers end first
             coder = _Coder(task, plan, model, job, workers, files)
             coder.scan(glass_colour(task.overview, task.source.background))
@@ -82,11 +80,6 @@ def encode(task: Task) -> Outcome:
         os.replace(path, task.out)
         blank = coder.blanks.count
         job.discard()
-    except Unreachable:
-        job.discard()  # nothing was interrupted: what there is does not serve another target
-        raise
-    finally:
-        job.close()
     coded, used = coder.header.chunk_count - blank, coder.model_at(step)
     return Outcome(int(measured.file_bytes), blank, coded, measured.psnr_db, used.step)
 
@@ -102,9 +95,8 @@ def _meet_target(task: Task, coder: _Coder) -> int:
     option = next(name for name in TARGETS if getattr(settings, name) is not None)
     raw_bytes = task.source.width * task.source.height * task.source.channels
     goal = Goal(option, float(getattr(settings, option)), raw_bytes)
-    best = coder.best()
-    if goal.level(best) < goal.wanted - goal.tolerance and option == "psnr_db":
-        raise goal.unreachable(best, estimated=True)
+    if option == "psnr_db" and goal.level(coder.best()) < goal.wanted - goal.tolerance:
+        raise goal.unreachable(coder.best(), estimated=True)
     curve = search(goal, coder.probe)
     model = coder.model_at(curve.step(goal.wanted))
     coder.networks = fit_networks(coder, model, settings.effort, whole=settings.self_contained)

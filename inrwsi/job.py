@@ -19,14 +19,15 @@ import shutil
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from types import TracebackType
+from typing import Any, BinaryIO, Self
 
 import crc32c
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from inrwsi.errors import UsageError
+from inrwsi.errors import Unreachable, UsageError
 
 _RECORD = struct.Struct("<QBII")  # number, flag, payload bytes, CRC-32C of the payload
 _META = "__meta__"
@@ -93,7 +94,7 @@ class Log:
 
 
 class Job:
-    """The work folder of one encoding.
+    """The work folder of one encoding. A context manager: left by `Unreachable` the folder goes, else it stays.
 
     Args:
         out: the output file.
@@ -243,6 +244,17 @@ class Job:
         if not isinstance(state, dict):
             raise UsageError(f"{path}: is damaged; encode again with --overwrite")
         return state
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Then nothing was interrupted: what there is does not serve another target.
+        if isinstance(error, Unreachable):
+            self.discard()
+        self.close()
 
     def close(self) -> None:
         for log in self._logs.values():
