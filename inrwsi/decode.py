@@ -121,9 +121,7 @@ class Decoder:
         out_wh: tuple[int, int] | None = None,
     ) -> np.ndarray:
         """The rectangle as one (h, w, channels) array, uint8 or uint16 as the slide is; arguments as for `strips`."""
-        w, h = self._size(l0_wh, step, out_wh)
-        step_xy = (l0_wh[0] / w, l0_wh[1] / h) if out_wh else (step, step)
-        return self._whole(l0_xy, step_xy, (w, h))
+        return self._whole(l0_xy, *self._view(l0_wh, step, out_wh))
 
     def read_at(self, l0_xy: tuple[float, float], step: float, out_wh: tuple[int, int]) -> np.ndarray:
         """Pixels of `step` level-0 pixels a side from a corner on, (h, w, channels), uint8 or uint16 as the slide is.
@@ -138,7 +136,7 @@ class Decoder:
         """
         check_step(step)
         check_output_wh(out_wh)
-        return self._whole(l0_xy, (step, step), out_wh)
+        return self._whole(l0_xy, out_wh, (step, step))
 
     def strips(
         self,
@@ -165,12 +163,16 @@ class Decoder:
 
         Raises:
             UsageError: an empty rectangle or output, more than 2^20 output pixels a side, a step that is not
-                `geometry.STEPS`, or more samples under one
-                than can be summed (`resample.AreaSum`).
+                `geometry.STEPS`, or more samples under one than can be summed (`resample.AreaSum`).
             CorruptFile: a chunk is damaged, without `salvage`.
         """
-        w, h = self._size(l0_wh, step, out_wh)
-        step_xy = (l0_wh[0] / w, l0_wh[1] / h) if out_wh else (step, step)
+        view_wh, step_xy = self._view(l0_wh, step, out_wh)
+        yield from self._strips(l0_xy, view_wh, step_xy, strip_rows)
+
+    def _strips(
+        self, l0_xy: tuple[float, float], out_wh: tuple[int, int], step_xy: tuple[float, float], strip_rows: int
+    ) -> Iterator[np.ndarray]:
+        w, h = out_wh
         for y in range(0, h, strip_rows):
             rows = (y, min(y + strip_rows, h))
             strip = self._strip(l0_xy, step_xy, w, rows)
@@ -179,16 +181,16 @@ class Decoder:
             if rows[1] < h:  # a view is one strip, and the next view uses the pages again
                 give_back_free_pages()
 
-    def _whole(self, l0_xy: tuple[float, float], step_xy: tuple[float, float], out_wh: tuple[int, int]) -> np.ndarray:
+    def _whole(self, l0_xy: tuple[float, float], out_wh: tuple[int, int], step_xy: tuple[float, float]) -> np.ndarray:
         """All of a picture; what is at work around the pixels is of `PX_AT_ONCE`, or `CHUNK_ROWS`."""
         w, h = out_wh
-        rows_at_once = max(CHUNK_ROWS, PX_AT_ONCE // w)
-        if h <= rows_at_once:
-            return self._strip(l0_xy, step_xy, w, (0, h))
+        strip_rows = max(CHUNK_ROWS, PX_AT_ONCE // w)
+        strips = self._strips(l0_xy, out_wh, step_xy, strip_rows)
+        if h <= strip_rows:
+            return next(strips)
         out = np.empty((h, w, self.header.slide.channels), self._dtype)
-        for y in range(0, h, rows_at_once):
-            rows = (y, min(y + rows_at_once, h))
-            out[slice(*rows)] = self._strip(l0_xy, step_xy, w, rows)
+        for y, strip in zip(range(0, h, strip_rows), strips, strict=True):
+            out[y : y + strip_rows] = strip
         return out
 
     def _strip(
@@ -205,14 +207,17 @@ class Decoder:
                 give_back_free_pages()
         return strip
 
-    def _size(self, l0_wh: tuple[int, int], step: float, out_wh: tuple[int, int] | None) -> tuple[int, int]:
+    def _view(
+        self, l0_wh: tuple[int, int], step: float, out_wh: tuple[int, int] | None
+    ) -> tuple[tuple[int, int], tuple[float, float]]:
+        """Size of the picture of a rectangle, and level-0 pixels a pixel of it, by axis."""
         if min(l0_wh) < 1:
             raise UsageError(f"the region is {l0_wh[0]} x {l0_wh[1]} pixels; it should be at least 1 x 1")
         if out_wh is None:
             check_step(step)
-        size = out_wh or output_wh(l0_wh, step)
+        w, h = size = out_wh or output_wh(l0_wh, step)
         check_output_wh(size)
-        return size
+        return size, (l0_wh[0] / w, l0_wh[1] / h) if out_wh else (step, step)
 
     def _rectangle(
         self, l0_xy: tuple[float, float], step_xy: tuple[float, float], out_x: tuple[int, int], out_y: tuple[int, int]

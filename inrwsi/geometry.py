@@ -79,15 +79,14 @@ def resolve_downsample(
             raise UsageError(f"{name} is {value}; it should be a positive number")
     step = _step_of(mag, mpp, downsample, objective_power, mpp_um)
     for name, value in given.items():
-        if not LEAST_STEP <= step <= MOST_STEP:
-            raise UsageError(f"{name} {value:g} is {step:g} level-0 pixels a pixel; it should be {STEPS}")
+        check_step(step, f"{name} {value:g}")
     return step
 
 
-def check_step(step: float) -> None:
-    """Raise `UsageError` unless a picture's pixel can be so many level-0 pixels a side."""
+def check_step(step: float, told: str = "the step") -> None:
+    """Raise `UsageError` unless a picture's pixel can be so many level-0 pixels a side. `told`: what says so."""
     if not LEAST_STEP <= step <= MOST_STEP:
-        raise UsageError(f"the step is {step} level-0 pixels a pixel; it should be {STEPS}")
+        raise UsageError(f"{told} is {step:g} level-0 pixels a pixel; it should be {STEPS}")
 
 
 def _step_of(
