@@ -36,7 +36,7 @@ class DeepZoom(PyramidWriter):
     @classmethod
     def is_own(cls, target: Path) -> bool:
         if target.suffix.lower() in cls.suffixes:
-            return target.is_file() and _MADE_BY.encode() in target.read_bytes()
+            return target.is_file() and _MADE_BY.encode() in _beginning(target)
         description = target.with_name(target.name.removesuffix("_files") + ".dzi")
         if not (target.is_dir() and description.exists() and cls.is_own(description)):
             return False
@@ -55,6 +55,12 @@ class DeepZoom(PyramidWriter):
     def put(self, level: int, tile_ij: tuple[int, int], pixels: np.ndarray) -> None:
         folder = self._tiles / str(self.level_count - 1 - level)
         (folder / f"{tile_ij[0]}_{tile_ij[1]}.{_FORMAT}").write_bytes(encode_jpeg(pixels, self.spec))
+
+
+def _beginning(path: Path) -> bytes:
+    """As much as a description has: another's file of the name may be of any size."""
+    with open(path, "rb") as file:
+        return file.read(1024)
 
 
 def _only_tiles(folder: Path) -> bool:

@@ -83,7 +83,7 @@ class OctaveTiles:
             wrong = f"grid.octaves is {list(grid.octaves)}, should be 0 to {self._coarsest}, each once, for octaves"
         elif grid.chunk_px != CHUNK_PX:
             wrong = f"grid.chunk_px is {grid.chunk_px}, should be {CHUNK_PX} for octaves"
-        elif slide.channels not in (1, 3) or slide.bit_depth != 8:
+        elif not slide.is_picture:
             wrong = f"the slide has {slide.channels} channels of {slide.bit_depth} bits, should have 1 or 3 of 8 bits"
         if wrong:
             raise CorruptFile(path, Cause.HEADER, wrong)

@@ -16,7 +16,7 @@ from inrwsi.fit.rate import TOLERANCE, TOLERANCE_DB, file_bytes
 from inrwsi.options import flag
 
 PROBES = 4
-ROUNDS = 6  # nearly always one or two; each halves the gap at least
+ROUNDS = 6  # nearly always one or two
 SURE = 10  # a sample that misses by so many tolerances, 20 % or 1 dB, says enough of the slide
 START_STEP = 20 * STEP_UNIT
 _MOST_PSNR_DB = 120.0  # stands for no error at all

@@ -13,7 +13,7 @@ import openslide
 from PIL import Image
 
 from inrwsi.associated import AssociatedImages, associated_image
-from inrwsi.errors import Cause, CorruptFile, UsageError, unless_damaged
+from inrwsi.errors import Cause, CorruptFile, UsageError
 from inrwsi.formats import layout
 from inrwsi.formats.byterange import open_ranges
 from inrwsi.formats.header import AssociatedInfo
@@ -136,11 +136,11 @@ class CinrSlide(openslide.AbstractSlide):
 
     def _sound_profile(self) -> bytes | None:
         """The ICC profile; None with a warning where it is damaged, for the pixels are not."""
-        damaged: list[CorruptFile] = []
-        profile = unless_damaged(self._file.container.icc, damaged)
-        for error in damaged:
+        try:
+            return self._file.container.icc()
+        except CorruptFile as error:
             warnings.warn(f"{error}; the slide is read without a profile", stacklevel=4)
-        return profile
+            return None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._file.file!r})"

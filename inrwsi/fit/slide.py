@@ -62,7 +62,7 @@ class SlideFit:
     ) -> None:
         self._device = device or torch.device("cpu")
         self.prior, self.which, self.steps = prior, which, steps
-        self._windows, self._model, self._klt, self._seed, self._tissue_px = windows, model, model.klt, seed, tissue_px
+        self._windows, self._model, self._seed, self._tissue_px = windows, model, seed, tissue_px
         self.networks = rounded_of(prior, self._device)
         self.networks.active, self.networks.own_steps = model.active, model.own_steps
         for n in range(NETS):
@@ -93,11 +93,11 @@ class SlideFit:
         return total
 
     def _batch(self, rng: np.random.Generator) -> Tensor:
-        crops = []
+        crops, klt = [], self._model.klt
         for _ in range(BATCH):
             window = self._windows[rng.integers(len(self._windows))]
             y, x = (int(rng.integers(0, side - CROP_PX + 1)) for side in window.shape[:2])
-            crops.append(self._klt.forward(window[y : y + CROP_PX, x : x + CROP_PX]))
+            crops.append(klt.forward(window[y : y + CROP_PX, x : x + CROP_PX]))
         return torch.from_numpy(np.stack(crops)).to(self._device).contiguous(memory_format=torch.channels_last)
 
     def run(self) -> Iterator[tuple[float, float]]:

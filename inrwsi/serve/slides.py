@@ -12,7 +12,7 @@ import openslide
 from PIL import Image, ImageCms
 
 from inrwsi.decode import Decoder
-from inrwsi.errors import CorruptFile, unless_damaged
+from inrwsi.errors import CorruptFile
 from inrwsi.geometry import Rect
 from inrwsi.resample import AreaSum
 from inrwsi.slide_parts import over
@@ -38,9 +38,10 @@ class OpenCinr:
     def __init__(self, path: Path, device: str, decoded_bytes: int) -> None:
         self.decoder = Decoder(path, device=device, cache_bytes=decoded_bytes)
         self.header = self.decoder.header
-        damaged: list[CorruptFile] = []
-        self._to_srgb = srgb_transform(unless_damaged(self.decoder.container.icc, damaged))
-        for error in damaged:
+        self._to_srgb = None
+        try:
+            self._to_srgb = srgb_transform(self.decoder.container.icc())
+        except CorruptFile as error:
             logger.warning("%s; the slide is shown without a profile", error)
 
     def __del__(self) -> None:
