@@ -117,8 +117,9 @@ Examples:
 )
 @click.option(
     "--tune",
-    type=click.Choice(["psnr", "ms-ssim"]),
-    help="Of octaves. What bits are spent for; ms-ssim gives more of them to what is smooth.  [default: psnr]",
+    type=click.Choice(["balanced", "psnr", "ms-ssim"]),
+    help="Of octaves. What bits are spent for. ms-ssim gives more of them to what is smooth and to luma, psnr alike to "
+    "all; balanced takes most of what the one saves for little of what it costs the other.  [default: balanced]",
 )
 @click.option(
     "--self-contained",

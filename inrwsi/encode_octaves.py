@@ -57,7 +57,7 @@ from inrwsi.rate_control import START_STEP, Goal, Measured, search, settle, step
 from inrwsi.tissue import glass_colour
 from inrwsi.workers import Workers
 
-TUNED_LUMA = 2.5  # what luma counts against colour where bits are spent for MS-SSIM, which is of luma
+LUMA = {"balanced": 1.35, "psnr": 1.0, "ms-ssim": 2.5}  # what it counts against colour: MS-SSIM is of luma alone
 WINDOWS, WINDOW_PX = 64, 64  # from which the colour transform is made
 UNIT_BYTES_A_PX = 48  # of memory, while a unit is coded
 _SSE = struct.Struct("<Q")
@@ -67,9 +67,8 @@ def encode(task: Task) -> Outcome:
     """Encode with model `octaves`; called by `encode.encode`, which checks first."""
     plan = Plan.of(task.l0_wh)
     settings = task.options.octaves
-    tuned = settings.tune == "ms-ssim"
-    klt = Klt.of(_tissue_pixels(task), luma=TUNED_LUMA if tuned and task.source.channels == 3 else 1.0)
-    model = OctavesModel.of(octaves_prior.current_sha256(), START_STEP, klt, tuned=tuned)
+    klt = Klt.of(_tissue_pixels(task), luma=LUMA[settings.tune] if task.source.channels == 3 else 1.0)
+    model = OctavesModel.of(octaves_prior.current_sha256(), START_STEP, klt, tune=settings.tune)
     same = about(task, {**to_dict(model), "step": None, "spacing": None}, settings)
     with Job(task.out, same, resume=task.resume, overwrite=task.overwrite) as job:
         with ExitStack() as files, Workers() as workers:  # the workers end first

@@ -11,15 +11,16 @@ from inrwsi.coding import rans, shifts, trellis
 from inrwsi.coding.tables import FrequencyTables, quantiser_rows
 from inrwsi.fields import octaves
 from inrwsi.fields.octaves_integer import PASSES
-from inrwsi.fields.octaves_model import OctavesModel
+from inrwsi.fields.octaves_model import ACTIVITY, HALF_ACTIVITY, OctavesModel
 
 # What bits of brightness and of colour count when a symbol is chosen, against what they counted in training: at an
 # equal step of six grey levels, and what a step twice as coarse adds. A tenth more or less changes 0.1 % of the bits.
 PATIENCE_AT, PATIENCE, PATIENCE_RISE = 6.0, (0.45, 0.5), (0.04, 0.2)
 LEAST_PATIENCE, MOST_PATIENCE = 0.3, 2.5
-# Bits of colour count so many times more where steps follow activity: for MS-SSIM, which is of luma. It takes 1.8 %
-# fewer bits at equal MS-SSIM of four crops of a slide, 3.3 % of three other images; 5 and 6 % more at equal PSNR.
-ACTIVE_COLOUR = 2.5
+# Bits of colour count so many times more where steps follow activity, by how far they do: for MS-SSIM, which is of
+# luma. 2.5 takes 1.8 % fewer bits at equal MS-SSIM of four crops of a slide, 3.3 % of three other images; 5 and 6 %
+# more at equal PSNR.
+ACTIVE_COLOUR = {None: 1.0, HALF_ACTIVITY: 1.6, ACTIVITY: 2.5}
 # What share of that counts where coefficients are refined.
 REFINED_PATIENCE = 0.8
 # What share of that counts at a chunk's outer sites, where the wavelet's errors add up, and errors so many times more:
@@ -90,7 +91,7 @@ def patience_at(model: OctavesModel, share: float = 1.0) -> tuple[float, float]:
         min(max(base + rise * doublings, LEAST_PATIENCE), MOST_PATIENCE)
         for base, rise in zip(PATIENCE, PATIENCE_RISE, strict=True)
     )
-    return share * luma, share * colour * (ACTIVE_COLOUR if model.active else 1.0)
+    return share * luma, share * colour * ACTIVE_COLOUR[model.steps]
 
 
 @dataclass(frozen=True, eq=False)

@@ -208,7 +208,7 @@ def _weights_of(prior: octaves_prior.Prior, weights: bytes | None) -> _Weights:
 
 @lru_cache(maxsize=64)
 def _net(
-    weights: _Weights, number: int, step: int, device: torch.device, fast: bool, in_bytes: bool, active: bool
+    weights: _Weights, number: int, step: int, device: torch.device, fast: bool, in_bytes: bool, active: int
 ) -> IntegerNet:
     """A net at a step. Kept: a file that is opened again, or another of the same step, has it at once."""
     if device.type == "cpu":

@@ -16,7 +16,7 @@ EFFORTS = ("fast", "default", "best")
 OF_OCTAVES = ("quality", "effort", "self_contained", "tune")
 LOSSES = ("mse", "ms-ssim", "stain", "nuclei", "segmentation", "perceptual")
 OF_NETWORKS = ("segmentation", "perceptual")  # losses
-TUNES = ("psnr", "ms-ssim")
+TUNES = ("balanced", "psnr", "ms-ssim")
 OPTIMISERS = ("adam", "soap")
 OF_FIELDS = (
     *("bpp", "passes", "tile_px", "weight_bits", "prior", "prior_quality"),
@@ -62,7 +62,7 @@ class OctavesSettings:
     size_bytes: int | None = None
     effort: str = "default"
     self_contained: bool = False
-    tune: str = "psnr"
+    tune: str = TUNES[0]
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class EncodeOptions:
             size_bytes=self.size_bytes,
             effort=self.effort or "default",
             self_contained=bool(self.self_contained),
-            tune=self.tune or "psnr",
+            tune=self.tune or TUNES[0],
         )
 
     def field(self, *, tile_px: int, passes: int) -> FieldSettings:

@@ -32,7 +32,8 @@ LAYERS = {  # (outputs, inputs, kernel)
 PASSES = ((0, 3, 0, 0), (0, 3, 1, 3), (3, 6, 0, 3), (3, 6, 1, 9))  # first band, bands, colour, bands seen
 TYPES = {"I8": "i1", "I32": "<i4", "U16": "<u2", "F16": "<f2", "F32": "<f4"}
 
-STEP_FACTORS = tuple(round(1024 * 2 ** (n / 8)) for n in range(-16, 13))
+DOUBLES_IN = {"activity": 8, "half activity": 16}
+STEP_FACTORS = {steps: [round(1024 * 2 ** (n / d)) for n in range(-16, 13)] for steps, d in DOUBLES_IN.items()}
 ACTIVITY_FLOORS = tuple(int(1500 * 6561 * 4096 * 2 ** (n / 2 - 8.25)) for n in range(1, 29))
 Tensors = dict[str, np.ndarray]
 Chunk = tuple[np.ndarray, np.ndarray]  # pixels (3, h, w) and features (8, h, w), int64
@@ -288,16 +289,16 @@ def activity_index(brightness: np.ndarray) -> np.ndarray:
 class Net:
     """The net of an octave, at its step, or at those that follow activity."""
 
-    def __init__(self, prior: Tensors, octave: int, model_step: int, *, active: bool = False, own: int = 16) -> None:
+    def __init__(self, prior: Tensors, octave: int, model_step: int, *, steps: str | None, own: int) -> None:
         key = f"net.{min(octave, 3)}."
         self._t = {k[len(key) :]: v.astype(np.int64) for k, v in prior.items() if k.startswith(key)}
-        self.step, self.active = max((model_step * own // 16) >> octave, 256), active
+        self.step, self.follows = max((model_step * own // 16) >> octave, 256), steps
 
     def steps_of(self, below: np.ndarray) -> np.ndarray:
         """B.4: of each site (h, w)."""
-        if not self.active:
+        if not self.follows:
             return np.full(below.shape[1:], self.step)
-        return np.maximum(self.step * np.array(STEP_FACTORS)[activity_index(below[0])] // 1024, 256)
+        return np.maximum(self.step * np.array(STEP_FACTORS[self.follows])[activity_index(below[0])] // 1024, 256)
 
     def units_of(self, steps: np.ndarray) -> np.ndarray:
         """B.4: of each band and site, (9, h, w)."""
@@ -317,7 +318,7 @@ class Net:
         high = (256 * (9 * below - around) + 9 * steps) // (18 * steps)
         x = np.concatenate((((below + 32) >> 6).clip(-255, 255), high.clip(-255, 255), given))
         weight = self._t["trunk1.weight"]
-        if self.active:
+        if self.follows:
             told = np.array([[logs(int(s)) for s in row] for row in steps]).clip(-255, 255).transpose(2, 0, 1)
             total = round8(convolve(np.concatenate((x, told)), weight, "edge"))
         else:
@@ -356,7 +357,7 @@ def decode(
     parent: Chunk,
     wh: tuple[int, int],
     *,
-    active: bool = False,
+    steps: str | None = None,
     shifted: bool = False,
     own_steps: Sequence[int] = (16,),
     spacing: int | None = None,
@@ -367,7 +368,7 @@ def decode(
     columns = np.minimum(np.arange(2 * -(-w // 4)), -(-w // 2) - 1)
     below, given = (part[:, rows][:, :, columns].astype(np.int64) for part in parent)
     net, stream = (
-        Net(prior, octave, model_step, active=active, own=(own_steps[octave:] or own_steps[-1:])[0]),
+        Net(prior, octave, model_step, steps=steps, own=(own_steps[octave:] or own_steps[-1:])[0]),
         Stream(b"" if payload == b"\0" else payload, prior["tables"]),
     )
     trunk = net.trunk(below, given)

@@ -11,12 +11,13 @@ import numpy as np
 from numba import njit
 
 SEEN_MAX = 255
-# Steps that follow activity: of index n, 2^((n - 16) / 8) times the octave's, in 1 / 1024. Index n is that of a site
-# whose activity has reached n of the floors. Activity is 2 v + c, with v the variance of brightness about the site in
-# squared grey levels and c = (0.03 * 255)^2, in units of 1 / (6561 * 64^2); a step is as its fourth root. So errors are
-# near what SSIM forgives everywhere (Wang et al. 2004, equation 12). The factor is 1 where activity is 1500.
+# Steps that follow activity: of index n, 2^((n - 16) / d) times the octave's, in 1 / 1024, where d is how many indices
+# a step doubles in. Index n is that of a site whose activity has reached n of the floors. Activity is 2 v + c, with v
+# the variance of brightness about the site in squared grey levels and c = (0.03 * 255)^2, in units of
+# 1 / (6561 * 64^2). The factor is 1 where activity is 1500. Where d is 8 a step is as the fourth root of activity, and
+# errors are near what SSIM forgives everywhere (Wang et al. 2004, equation 12); where it is 16, as the eighth root.
 STEP_FACTOR_UNIT = 1024
-STEP_FACTORS = tuple(round(STEP_FACTOR_UNIT * 2 ** ((n - 16) / 8)) for n in range(29))
+STEP_FACTORS = {d: tuple(round(STEP_FACTOR_UNIT * 2 ** ((n - 16) / d)) for n in range(29)) for d in (8, 16)}
 ACTIVITY_UNIT = 6561 * 64**2
 ACTIVITY_BASE = 1572725238  # 58.5225 squared grey levels
 ACTIVITY_FLOORS = tuple(int(1500 * ACTIVITY_UNIT * 2 ** ((n - 16.5) / 2)) for n in range(1, 29))

@@ -75,14 +75,17 @@ def at_pixels(step: Tensor) -> Tensor:
     return step if step.shape[-2:] == (1, 1) else step.repeat_interleave(2, -1).repeat_interleave(2, -2)
 
 
-def active_steps(step: Tensor, below: Tensor) -> Tensor:
-    """Steps (B, 1, h, w) that follow the activity of the octave below (B, 3, h, w): but for borders, those of files."""
+def active_steps(step: Tensor, below: Tensor, active: int) -> Tensor:
+    """Steps (B, 1, h, w) that follow the activity of the octave below (B, 3, h, w): but for borders, those of files.
+
+    `active`: the model's.
+    """
     y = below[:, :1].detach()
     mean = mean3(mean3(y))
-    active = 2 * (mean3(mean3(y * y)) - mean * mean).clamp_min(0) + ACTIVITY_BASE / ACTIVITY_UNIT
+    found = 2 * (mean3(mean3(y * y)) - mean * mean).clamp_min(0) + ACTIVITY_BASE / ACTIVITY_UNIT
     floors = torch.tensor(ACTIVITY_FLOORS, dtype=torch.float64, device=y.device) / ACTIVITY_UNIT
-    factors = torch.tensor(STEP_FACTORS, dtype=torch.float32, device=y.device) / STEP_FACTOR_UNIT
-    index = torch.bucketize(active, floors.float(), right=True)
+    factors = torch.tensor(STEP_FACTORS[active], dtype=torch.float32, device=y.device) / STEP_FACTOR_UNIT
+    index = torch.bucketize(found, floors.float(), right=True)
     return (step * factors[index]).clamp_min(MIN_STEP)
 
 
@@ -271,14 +274,13 @@ class Octaves(nn.Module):
     """All the networks: what a prior holds.
 
     Attributes:
-        active: steps follow activity.
-        own_steps: the model's.
+        active, own_steps: the model's.
     """
 
     def __init__(self, config: OctavesConfig) -> None:
         super().__init__()
         self.config = config
-        self.active = False
+        self.active = 0
         self.own_steps: tuple[int, ...] | None = None
         self.nets = nn.ModuleList(OctaveNet(config) for _ in range(config.nets))
         self.analyses = nn.ModuleList(Analysis(config) for _ in range(config.nets))
@@ -286,7 +288,7 @@ class Octaves(nn.Module):
     def step_at(self, step: Tensor, octave: int, below: Tensor) -> Tensor:
         """An octave's step in grey levels, (B, 1, 1, 1), or of each site, (B, 1, h, w), with `below` decoded."""
         own = octave_step(step, octave, own_step_of(self.own_steps, octave))
-        return active_steps(own, below) if self.active else own
+        return active_steps(own, below, self.active) if self.active else own
 
     def code(
         self,

@@ -49,7 +49,7 @@ class FusedNet(IntegerNet):
         device: torch.device,
         *,
         fast: bool,
-        active: bool = False,
+        active: int = 0,
         in_bytes: bool | None = None,
     ) -> None:
         super().__init__(tensors, step, device, fast=fast, active=active)

@@ -75,9 +75,9 @@ def octave_step(step: int, octave: int, own_step: int = OWN_STEP_UNIT) -> int:
     return max(step * own_step // OWN_STEP_UNIT >> octave, LEAST_STEP)
 
 
-def site_steps(step: int) -> np.ndarray:
-    """(n,) int32: what the step of an octave becomes at sites of each index of activity."""
-    factors = np.array(sites.STEP_FACTORS, np.int64)
+def site_steps(step: int, active: int) -> np.ndarray:
+    """(n,) int32: what the step of an octave becomes at sites of each index of activity; it doubles in `active`."""
+    factors = np.array(sites.STEP_FACTORS[active], np.int64)
     return np.maximum(step * factors // sites.STEP_FACTOR_UNIT, LEAST_STEP).astype(np.int32)
 
 
@@ -99,7 +99,7 @@ class IntegerNet:
     Args:
         tensors: as `net_tensors` lists them.
         step: of the octave, in 1 / 1024 grey level.
-        active: each site's step follows the activity about it.
+        active: in how many indices of activity about a site its step doubles; 0, it is the same everywhere.
         device: where to compute.
         fast: bf16 convolutions; chosen by `fast_bf16` where the machine has them. The result is the same.
 
@@ -114,13 +114,13 @@ class IntegerNet:
         device: torch.device,
         *,
         fast: bool,
-        active: bool = False,
+        active: int = 0,
     ) -> None:
         check_net(tensors)
         self._device, self._active = device, active
         self._dtype = torch.bfloat16 if fast else torch.float32
         self._inverse = tensors["inverse_factor"].astype(np.int64)
-        self._steps = site_steps(step) if active else np.array([step], np.int32)
+        self._steps = site_steps(step, active) if active else np.array([step], np.int32)
         logs = np.array([sites.step_logs(int(s)) for s in self._steps], np.int64)
         self._logs = logs.clip(-sites.SEEN_MAX, sites.SEEN_MAX).astype(np.int16)
         self._layers = {}

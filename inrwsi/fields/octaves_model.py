@@ -17,16 +17,23 @@ LEAST_SPACING, MOST_SPACING = 8, 128
 TRELLIS_GAIN = 0.9
 FEATURES = 8
 COARSEST_PX = 16
-ACTIVITY = "activity"
+ACTIVITY, HALF_ACTIVITY = "activity", "half activity"
+STEPS = {ACTIVITY: 8, HALF_ACTIVITY: 16}  # in how many indices of activity a step doubles (`coding.sites`)
 SHIFTED = "shifted"
 CHUNK_PX = 256
 MOST_INVERSE = 16 * UNIT
 OWN_STEP_UNIT = 16  # the usual step, in the fixed point of octaves' own
 LEAST_OWN_STEP, MOST_OWN_STEP, MOST_OWN_STEPS = 4, 64, 32
-# Tuned for MS-SSIM. Most of it is taken at half size and less (Wang et al. 2003, section 3.2: the finest scale weighs
-# 0.04), where errors of octave 0 are gone. Measured on five images: 4.3 % fewer bits at equal MS-SSIM, none more at
-# equal PSNR; with 1.4 times as much between the octaves no fewer, and 2 % more.
-TUNED_OWN_STEPS = (22, 15, 13)
+# What files are made with, by what they are tuned for: `steps` and `own_steps`. Most of MS-SSIM is taken at half size
+# and less (Wang et al. 2003, section 3.2: the finest scale weighs 0.04), where errors of octave 0 are gone: so octave
+# 0 has a coarser step beside the others. (22, 15, 13), measured on five images: 4.3 % fewer bits at equal MS-SSIM, none
+# more at equal PSNR; with 1.4 times as much between the octaves no fewer, and 2 % more. Half of either takes most of
+# what there is at equal MS-SSIM for little at equal PSNR (README has both).
+TUNINGS: dict[str, tuple[str | None, tuple[int, ...] | None]] = {
+    "balanced": (HALF_ACTIVITY, (16, 14, 13)),
+    "psnr": (None, None),
+    "ms-ssim": (ACTIVITY, (22, 15, 13)),
+}
 # The spacing at one step, in grey levels, and how it rises: 16 at 7.6 and 34 at ten times that. Measured on five
 # images, against one quantiser of whole units: 7 % fewer bits at 43 dB, 10 at 36, 18 at 30; with spacings a quarter
 # smaller 6, 9 and 16.
@@ -44,7 +51,8 @@ class OctavesModel:
         matrix: 9 integers, rows of the colour transform in units of 1 / 2^14.
         mean: 3 integers, of RGB, in units of 1 / 64 grey level.
         inverse: 9 integers, rows of the inverse of `matrix` in the same units; None where its transpose is that.
-        steps: None, the same step everywhere; or `activity`, each site's follows the activity about it.
+        steps: None, the same step everywhere; or `activity`, each site's follows the activity about it; or
+            `half activity`, half as far.
         scales: None, scale indices are as the networks say; or `shifted`, each chunk says by how much they are off.
         own_steps: None, each octave's step is half the finer one's; or, from octave 0 on, how many sixteenths of
             that it is. Octaves beyond the last have what the last has.
@@ -67,7 +75,7 @@ class OctavesModel:
         check(self.name == "octaves", "name", self.name, "octaves")
         ok = len(self.prior) in (0, 64) and set(self.prior) <= set("0123456789abcdef")
         check(ok, "prior", self.prior[:80], "64 hexadecimal digits, or empty")
-        check(self.steps in (None, ACTIVITY), "steps", self.steps, ACTIVITY)
+        check(self.steps in (None, *STEPS), "steps", self.steps, " or ".join(STEPS))
         check(self.scales in (None, SHIFTED), "scales", self.scales, SHIFTED)
         check_int("step", self.step, LEAST_STEP, MOST_STEP)
         check(len(self.matrix) == 9, "matrix", len(self.matrix), "9 numbers")
@@ -87,9 +95,9 @@ class OctavesModel:
             check_int("mean", value, 0, 255 * 64)
 
     @property
-    def active(self) -> bool:
-        """Whether steps follow activity."""
-        return self.steps == ACTIVITY
+    def active(self) -> int:
+        """In how many indices of activity a step doubles (`coding.sites.STEP_FACTORS`); 0 where none follows it."""
+        return STEPS.get(self.steps or "", 0)
 
     @property
     def shifted(self) -> bool:
@@ -113,16 +121,16 @@ class OctavesModel:
         return Klt(_rows(self.matrix), (self.mean[0], self.mean[1], self.mean[2]), inverse)
 
     @classmethod
-    def of(cls, prior: str, step: int, klt: Klt, *, tuned: bool = False) -> OctavesModel:
+    def of(cls, prior: str, step: int, klt: Klt, *, tune: str) -> OctavesModel:
         """What a file is made with now, with the slide's colour transform; `step` is as of `at`.
 
-        `tuned`: for MS-SSIM; else for PSNR.
+        `tune`: one of `TUNINGS`.
         """
+        steps, own_steps = TUNINGS[tune]
         inverse = None if klt.inverse is None else sum(klt.inverse, ())
-        model = cls(prior, LEAST_STEP, sum(klt.matrix, ()), klt.mean, inverse=inverse, scales=SHIFTED)
-        if tuned:
-            model = replace(model, steps=ACTIVITY, own_steps=TUNED_OWN_STEPS)
-        return model.at(step)
+        matrix = sum(klt.matrix, ())
+        made = cls(prior, LEAST_STEP, matrix, klt.mean, "octaves", inverse, steps, SHIFTED, own_steps)
+        return made.at(step)
 
     def at(self, equal_step: int) -> OctavesModel:
         """The same with a trellis that errs as a quantiser of that step does, in units of 1 / 1024 grey level.
