@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import torch
 from inrwsi.colour import Klt
 from inrwsi.fields import octaves_prior
 from inrwsi.fields.octaves import OctavesConfig
-from inrwsi.fields.octaves_model import STEP_UNIT, Decoded, OctavesModel
+from inrwsi.fields.octaves_model import STEP_UNIT, TUNINGS, Decoded, OctavesModel
 from inrwsi.fit.pictures import Picture
 from inrwsi.fit.prior import Recipe, Training, pictures_of, resume, save, train
 from inrwsi.octave_chunks import ChunkCoder
@@ -41,8 +42,8 @@ def parity_octaves(ctx: Context) -> dict[str, Any]:
     klt = Klt.of(rgb.reshape(-1, 3))
     digest = octaves_prior.current_sha256()
     result: dict[str, Any] = {}
-    for step in ROUND_STEPS:
-        model = OctavesModel.of(digest, round(step * STEP_UNIT), klt)
+    for step, tune in product(ROUND_STEPS, TUNINGS):
+        model = OctavesModel.of(digest, round(step * STEP_UNIT), klt, tune=tune)
         encoder = ChunkCoder(model, None, torch.device("cpu"), encoder=True)
         target = encoder.components(rgb)
         below = np.rint(encoder.below(target) * 64).astype(np.int16)
@@ -58,7 +59,7 @@ def parity_octaves(ctx: Context) -> dict[str, Any]:
             same = np.array_equal(got.pixels, expected.pixels)
             if got.features is not None and expected.features is not None:
                 same = same and np.array_equal(got.features, expected.features)
-            result[f"{name}_step_{step:g}"] = {"payload_bytes": len(payload), "ok": bool(same)}
+            result[f"{name}_step_{step:g}_{tune}"] = {"payload_bytes": len(payload), "ok": bool(same)}
     result["ok"] = all(entry["ok"] for entry in result.values())
     return result
 

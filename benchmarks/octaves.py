@@ -226,9 +226,11 @@ def _result(asked: Asked, ours: OurCoder, points: list[FilePoint], subjects: lis
         points=tuple(points),
         comparisons=compared,
         means=averaged,
-        # What is tuned for MS-SSIM is held to the bars of that alone.
+        # What is tuned for one metric is held to the bars of that alone.
         verdicts=tuple(
-            v for v in verdicts(averaged, asked.effort, None) if asked.tune == TUNES[0] or "MS-SSIM" in v.what
+            v
+            for v in verdicts(averaged, asked.effort, None)
+            if asked.tune == TUNES[0] or f"equal {asked.tune.upper()}," in v.what
         ),
         notes=tuple(notes),
     )

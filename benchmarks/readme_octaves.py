@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from inrwsi.options import TUNES
+
 from .octaves_results import CROP, HELD_OUT, SLIDE, TISSUE, TRAINED, Mean, OctavesRun, Speed, Verdict
 from .octaves_table import METRIC_NAMES
 from .report_tables import NONE, Table, measure
@@ -60,8 +62,8 @@ def _subjects(run: OctavesRun, area: str, group: str, count: int) -> str:
 
 
 def _options(run: OctavesRun) -> str:
-    tune = run.settings.get("tune", "psnr")
-    return f"--effort {run.settings['effort']}{'' if tune == 'psnr' else f' --tune {tune}'}"
+    tune = run.settings["tune"]
+    return f"--effort {run.settings['effort']}{'' if tune == TUNES[0] else f' --tune {tune}'}"
 
 
 def _percent(mean: Mean | None) -> str:

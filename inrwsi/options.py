@@ -78,8 +78,8 @@ class EncodeOptions:
         effort: of octaves, `fast`, `default` or `best`.
         self_contained: of octaves, hold all networks in the file, so that it needs no prior of the package. Files of
             which they are less than 1 % do so anyway.
-        tune: of octaves, what the bits are spent for, `psnr` or `ms-ssim`: with the latter, more of them go where the
-            slide is smooth. psnr by default.
+        tune: of octaves, what the bits are spent for, `balanced`, `psnr` or `ms-ssim`: with the last, more of them go
+            where the slide is smooth, and to luma; with the first, half as far. balanced by default.
         bpp: of fitted models, bits of the tiles that are not blank, a pixel of these, met within 2 %: without header,
             index and what all tiles share. 4 by default, or less where the tiles do not need as much.
         passes: of fitted models, over every tile's pixels; time grows with it. By default what the model says: 6 of

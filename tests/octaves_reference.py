@@ -33,7 +33,7 @@ PASSES = ((0, 3, 0, 0), (0, 3, 1, 3), (3, 6, 0, 3), (3, 6, 1, 9))  # first band,
 TYPES = {"I8": "i1", "I32": "<i4", "U16": "<u2", "F16": "<f2", "F32": "<f4"}
 
 DOUBLES_IN = {"activity": 8, "half activity": 16}
-STEP_FACTORS = {steps: [round(1024 * 2 ** (n / d)) for n in range(-16, 13)] for steps, d in DOUBLES_IN.items()}
+STEP_FACTORS = {steps: tuple(round(1024 * 2 ** (n / d)) for n in range(-16, 13)) for steps, d in DOUBLES_IN.items()}
 ACTIVITY_FLOORS = tuple(int(1500 * 6561 * 4096 * 2 ** (n / 2 - 8.25)) for n in range(1, 29))
 Tensors = dict[str, np.ndarray]
 Chunk = tuple[np.ndarray, np.ndarray]  # pixels (3, h, w) and features (8, h, w), int64
@@ -289,7 +289,9 @@ def activity_index(brightness: np.ndarray) -> np.ndarray:
 class Net:
     """The net of an octave, at its step, or at those that follow activity."""
 
-    def __init__(self, prior: Tensors, octave: int, model_step: int, *, steps: str | None, own: int) -> None:
+    def __init__(
+        self, prior: Tensors, octave: int, model_step: int, *, steps: str | None = None, own: int = 16
+    ) -> None:
         key = f"net.{min(octave, 3)}."
         self._t = {k[len(key) :]: v.astype(np.int64) for k, v in prior.items() if k.startswith(key)}
         self.step, self.follows = max((model_step * own // 16) >> octave, 256), steps

@@ -241,15 +241,19 @@ def test_steps_of_sites() -> None:
     steps, logs = IntegerNet(net, 20480, CPU, fast=False).at_sites(below)
     assert (steps == 20480).all()
     assert logs.shape == (6, 10, 0)
-    steps, logs = IntegerNet(net, 20480, CPU, fast=False, active=True).at_sites(below)
-    assert steps[0, 0] == 20480 * sites.STEP_FACTORS[7] // 1024 == 9400
+    steps, logs = IntegerNet(net, 20480, CPU, fast=False, active=8).at_sites(below)
+    assert steps[0, 0] == 20480 * sites.STEP_FACTORS[8][7] // 1024 == 9400
     assert steps[0, 9] == 20480 * 2896 // 1024
     assert logs[0, 0].tolist() == list(sites.step_logs(9400))
     assert logs.shape == (6, 10, 2)
-    assert IntegerNet(net, 300, CPU, fast=False, active=True).at_sites(below)[0].min() == 256
+    steps, logs = IntegerNet(net, 20480, CPU, fast=False, active=16).at_sites(below)
+    assert steps[0, 0] == 20480 * 693 // 1024  # 2^(-9/16)
+    assert steps[0, 9] == 20480 * 1722 // 1024
+    assert logs[0, 9].tolist() == list(sites.step_logs(34440))
+    assert IntegerNet(net, 300, CPU, fast=False, active=8).at_sites(below)[0].min() == 256
     # Of the largest step there is, the square of the logarithm would not fit in eight bits.
-    assert IntegerNet(net, 204800, CPU, fast=False, active=True).at_sites(below)[1].max() == 255
-    largest_step = IntegerNet(net, octave_step(204800, 0, 64), CPU, fast=False, active=True).at_sites(below)
+    assert IntegerNet(net, 204800, CPU, fast=False, active=8).at_sites(below)[1].max() == 255
+    largest_step = IntegerNet(net, octave_step(204800, 0, 64), CPU, fast=False, active=8).at_sites(below)
     assert largest_step[0].max() == 819200 * 2896 // 1024
     assert largest_step[1].max() == 255
 

@@ -157,6 +157,8 @@ def test_the_header_of_the_model_is_strict() -> None:
         ("mean", [0, 0, 16321]),
         ("mean", [0, True, 0]),
         ("steps", "active"),
+        ("steps", ""),
+        ("steps", 8),
         ("scales", "shift"),
         ("own_steps", []),
         ("own_steps", [16] * 33),

@@ -84,7 +84,7 @@ def test_one_target() -> None:
     ("name", "value", "sentence"),
     [
         ("model", "mlp", "--model is mlp; it should be one of octaves, cinr, conv-inr, engp, fourier, inif, ngp"),
-        ("tune", "ssim", "--tune is ssim; it should be one of psnr, ms-ssim"),
+        ("tune", "ssim", "--tune is ssim; it should be one of balanced, psnr, ms-ssim"),
         ("quality", 101, "--quality is 101; it should be from 1 to 100"),
         ("psnr_db", 9, "--psnr is 9; it should be from 10 to 70 dB"),
         ("ratio", 0.5, "--ratio is 0.5; it should be from 1 to 1,000,000"),

@@ -28,7 +28,7 @@ def crops() -> OctavesRun:
         Verdict("native, ms", None, 80.0, False),
     )
     subjects = tuple(subject(f"{name}.png", TRAINED) for name in "abc")
-    settings = {"effort": "fast", "tune": "psnr"}
+    settings = {"effort": "fast", "tune": "balanced"}
     return OctavesRun(
         "python -m made", "2026", machine(), {}, settings, subjects, (), (), means, verdicts, speed(), ("peers kept",)
     )

@@ -14,7 +14,15 @@ from inrwsi.coding import lifting
 from inrwsi.colour import Klt
 from inrwsi.fields import octaves_prior
 from inrwsi.fields.octaves_integer import PASSES
-from inrwsi.fields.octaves_model import ACTIVITY, FEATURES, STEP_UNIT, Decoded, OctavesModel, coarsest_octave
+from inrwsi.fields.octaves_model import (
+    ACTIVITY,
+    FEATURES,
+    HALF_ACTIVITY,
+    STEP_UNIT,
+    Decoded,
+    OctavesModel,
+    coarsest_octave,
+)
 from inrwsi.fit.refine import QUICK, THOROUGH
 from inrwsi.octave_chunks import ChunkCoder
 from inrwsi.sample import sample_region
@@ -28,7 +36,7 @@ needs_prior = pytest.mark.skipif(not CURRENT.is_file(), reason="no prior is rele
 def slide() -> tuple[np.ndarray, OctavesModel]:
     rgb = sample_region((900, 900), (SIDE_PX, SIDE_PX), size_wh=(2048, 2048), seed=1)
     klt = Klt.of(rgb)
-    return rgb, OctavesModel.of(octaves_prior.current_sha256(), 20 * STEP_UNIT, klt)
+    return rgb, OctavesModel.of(octaves_prior.current_sha256(), 20 * STEP_UNIT, klt, tune="psnr")
 
 
 def code(coder: ChunkCoder, rgb: np.ndarray) -> tuple[list[bytes], list[Decoded], float]:
@@ -57,7 +65,8 @@ def test_bits_count_less_at_fine_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     assert octave_choices.patience_at(middle) == pytest.approx((0.45, 0.5))
     assert octave_choices.patience_at(coarse, 0.8) == pytest.approx((0.8 * (0.45 + 3 * 0.04), 0.8 * (0.5 + 3 * 0.2)))
     assert octave_choices.patience_at(fine) == pytest.approx((0.45 + 0.04 * np.log2(1 / 12), 0.3))
-    assert octave_choices.patience_at(replace(middle, steps=ACTIVITY)) == pytest.approx((0.45, 1.25))  # colour less
+    for steps, colour in ((HALF_ACTIVITY, 0.8), (ACTIVITY, 1.25)):  # for less
+        assert octave_choices.patience_at(replace(middle, steps=steps)) == pytest.approx((0.45, colour))
     by_step = code(ChunkCoder(model.at(4 * STEP_UNIT), None, CPU, encoder=True), rgb)
     monkeypatch.setattr(octave_chunks, "patience_at", lambda model, share: (1.0, 1.75))  # as it was at every step
     assert sum(map(len, by_step[0])) < 0.996 * plain_bytes_at(by_step[2], rgb, model, (3, 4))

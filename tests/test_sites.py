@@ -75,8 +75,10 @@ def test_trunk_inputs(hw: tuple[int, int], step: int) -> None:
 
 def test_activity_is_that_of_the_spec() -> None:
     assert sites.ACTIVITY_FLOORS == reference.ACTIVITY_FLOORS
-    assert sites.STEP_FACTORS == reference.STEP_FACTORS
-    assert (sites.STEP_FACTORS[0], sites.STEP_FACTORS[16], sites.STEP_FACTORS[28]) == (256, 1024, 2896)
+    for doubles_in, ends in ((8, (256, 1024, 2896)), (16, (512, 1024, 1722))):
+        factors = sites.STEP_FACTORS[doubles_in]
+        assert factors == reference.STEP_FACTORS[{8: "activity", 16: "half activity"}[doubles_in]]
+        assert (factors[0], factors[16], factors[28]) == ends
     floors, scale = np.array(sites.ACTIVITY_FLOORS, np.int64), np.geomspace(1, 32000, 24)[:, None]
     brightness = np.clip(RNG.normal(0, 1, (24, 40)) * scale, -32000, 32000).astype(np.int16)
     found = sites.activity(brightness, floors)
