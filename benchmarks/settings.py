@@ -1,8 +1,8 @@
 """What our own settings are worth: `python -m benchmarks.settings`, into results/settings.json.
 
-Refinement (`--effort default` and `best` on a picture too small to be fitted to) and what it is tuned for (`--tune psnr`
-and `ms-ssim`) against `--effort fast`: bits at equal PSNR and at equal MS-SSIM on a crop of each image. Sizes are those of files, which were decoded
-again.
+Refinement (`--effort default` and `best` on a picture too small to be fitted to) and what it is tuned for (`--tune
+psnr` and `ms-ssim`) against `--effort fast`: bits at equal PSNR and at equal MS-SSIM on a crop of each image. Sizes are
+those of files, which were decoded again.
 """
 
 from __future__ import annotations

@@ -213,7 +213,7 @@ def _net(
     """A net at a step. Kept: a file that is opened again, or another of the same step, has it at once."""
     if device.type == "cpu":
         return FusedNet(weights.nets[number], step, device, fast=fast, active=active, in_bytes=in_bytes)
-    return IntegerNet(weights.nets[number], step, device, fast=fast, active=active)
+    return IntegerNet(weights.nets[number], step, device, active=active)
 
 
 def _analysis(held: dict[str, np.ndarray], device: torch.device) -> octaves.Analysis:

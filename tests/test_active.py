@@ -18,13 +18,12 @@ from inrwsi.cli.main import main
 from inrwsi.coding import rans
 from inrwsi.fields import octaves_prior
 from inrwsi.fields.octaves import active_steps
-from inrwsi.fields.octaves_fused import FusedNet
 from inrwsi.fields.octaves_integer import IntegerNet, net_of, octave_step
 from inrwsi.fields.octaves_model import ACTIVITY, HALF_ACTIVITY, STEP_UNIT, Decoded
 from inrwsi.formats.container import Container
 from tests import octaves_reference as reference
 from tests.test_octave_chunks import CPU, MODEL, PRIORS, chosen, coder_of, digest, parent_of, plain, same, tissue
-from tests.test_octaves_integer import prior, said
+from tests.test_octaves_integer import WAYS, Kind, prior, said
 
 ACTIVE = replace(MODEL, steps=ACTIVITY)
 TUNINGS = {  # what a file says, and how many times as much luma counts in the colour transform
@@ -76,11 +75,10 @@ def half_smooth() -> Decoded:
     return Decoded(pixels, parent.features)
 
 
-@pytest.mark.parametrize("kind", [IntegerNet, FusedNet])
-@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("kind", WAYS)
 @pytest.mark.parametrize("active", [8, 16])
-def test_golden_steps(kind: type[IntegerNet], fast: bool, active: int) -> None:
-    net = kind(prior().nets[net_of(1)], octave_step(MODEL.step, 1), CPU, fast=fast, active=active)
+def test_golden_steps(kind: Kind, active: int) -> None:
+    net = kind(prior().nets[net_of(1)], octave_step(MODEL.step, 1), CPU, active=active)
     parent = half_smooth()
     assert parent.features is not None
     held: list[tuple[np.ndarray, np.ndarray]] = []
@@ -98,7 +96,7 @@ def test_golden_steps(kind: type[IntegerNet], fast: bool, active: int) -> None:
 @pytest.mark.parametrize(("active", "least", "most"), [(8, 10, 35), (16, 14, 26)])
 def test_steps_in_training_are_those_of_files(active: int, least: float, most: float) -> None:
     pixels = half_smooth().pixels
-    net = IntegerNet(prior().nets[0], 20 * STEP_UNIT, CPU, fast=False, active=active)
+    net = IntegerNet(prior().nets[0], 20 * STEP_UNIT, CPU, active=active)
     below = torch.from_numpy(pixels.astype(np.float32) / 64)[None]
     found = active_steps(torch.full((1, 1, 1, 1), 20.0), below, active)
     own = net.at_sites(pixels)[0] / STEP_UNIT

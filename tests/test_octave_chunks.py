@@ -190,7 +190,7 @@ def golden_payloads() -> dict[int, bytes]:
             held.append((symbols, scales))
             return symbols
 
-        net = IntegerNet(prior().nets[net_of(octave)], octave_step(MODEL.step, octave), CPU, fast=False)
+        net = IntegerNet(prior().nets[net_of(octave)], octave_step(MODEL.step, octave), CPU)
         w, h = octave_wh(GOLDEN_WH, octave)
         assert decoded.features is not None
         below = [
@@ -257,7 +257,7 @@ def test_damaged_payloads_are_refused_or_decode() -> None:
 
 def test_a_symbol_beyond_what_32_bits_hold_is_refused() -> None:
     coder, wh = coder_of(prior()), (4, 4)
-    parent, net = parent_of("huge", wh), IntegerNet(prior().nets[0], MODEL.step, CPU, fast=False)
+    parent, net = parent_of("huge", wh), IntegerNet(prior().nets[0], MODEL.step, CPU)
     for size, refused in ((MOST_SYMBOL, False), (MOST_SYMBOL + 1, True), (2**30, True)):
         for sign in (1, -1):
             whole: list[tuple[np.ndarray, np.ndarray]] = []

@@ -148,7 +148,7 @@ def test_integer_nets_follow_the_floats(number: int) -> None:
             values[:, band, 1::2, int(not is_white) :: 2] = placed[1:]
             return symbols
 
-        held = IntegerNet(made(number), round(float(step) * STEP_UNIT), CPU, fast=False)
+        held = IntegerNet(made(number), round(float(step) * STEP_UNIT), CPU)
         found = held.run(below, features, coder, hand_up=True)
         coefficients = values / factor
         pixels, up = net.synthesise(trunk, below_f, coefficients, step.view(1, 1, 1, 1))

@@ -51,7 +51,7 @@ def test_the_same_integers_as_files_are_coded_with(number: int, which: str, fast
     own: Prior = released() if which == "released" else small_prior()
     below, features = octave(number)
     said = Said()
-    coded = IntegerNet(own.nets[number], STEP * STEP_UNIT, CPU, fast=False).run(below, features, said, hand_up=True)
+    coded = IntegerNet(own.nets[number], STEP * STEP_UNIT, CPU).run(below, features, said, hand_up=True)
     net = rounded_of(own, CPU).nets[number]
     step = torch.full((1, 1, 1, 1), float(STEP))
     low = torch.from_numpy(below.astype(np.float32) / 64)[None]

@@ -108,7 +108,7 @@ def payload_of(octave: int, wh: tuple[int, int], most: int = 63) -> tuple[bytes,
         held.append((said("golden")(number, means, scales), scales))
         return held[-1][0]
 
-    net = IntegerNet(prior().nets[octave], max(MODEL.step >> octave, 256), CPU, fast=False)
+    net = IntegerNet(prior().nets[octave], max(MODEL.step >> octave, 256), CPU)
     assert parent.features is not None
     decoded = net.run(parent.pixels, parent.features, coder, hand_up=octave > 0)
     symbols, scales = (np.concatenate(parts) for parts in zip(*held, strict=True))

@@ -252,7 +252,7 @@ def payload_of(octave: int, wh: tuple[int, int], first: int | None = None) -> tu
         held.append((symbols, scales + 64 * second))
         return trellis.values(symbols, second)
 
-    net = IntegerNet(two().nets[net_of(octave)], max(TRELLIS.step >> octave, 256), CPU, fast=False)
+    net = IntegerNet(two().nets[net_of(octave)], max(TRELLIS.step >> octave, 256), CPU)
     assert parent.features is not None
     decoded = net.run(parent.pixels, parent.features, coder, hand_up=octave > 0, spacing=21)
     symbols, rows = (np.concatenate(parts) for parts in zip(*held, strict=True))

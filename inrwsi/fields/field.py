@@ -23,6 +23,7 @@ from torch import Tensor
 
 from inrwsi.coding.base_layer import KINDS
 from inrwsi.config import check, check_int
+from inrwsi.fields import whole_sums
 from inrwsi.fields.activations import RELU_MAX
 from inrwsi.fields.networks import INPUT, Layer, Layers, margins_px, run_layers
 from inrwsi.fields.ranges import BYTES, DEEP_MAX, LEVEL_MAX, Ranges, to_levels
@@ -241,9 +242,8 @@ def forward(
 
 def _convolve(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     """Valid convolution; exact on whole numbers whose sums fit the weights' dtype."""
-    if x.is_cuda:  # cuDNN may choose a Winograd or FFT algorithm, which is not exact
-        with torch.backends.cudnn.flags(enabled=False):
-            return F.conv2d(x.to(weight.dtype), weight, dilation=dilation).to(torch.float32)
+    if x.device.type != "cpu":
+        return whole_sums.convolve(x, weight, dilation)
     return F.conv2d(x.to(weight.dtype), weight, dilation=dilation).to(torch.float32)
 
 

@@ -38,6 +38,7 @@ class FusedNet(IntegerNet):
     """An `IntegerNet` for the CPU.
 
     Args:
+        fast: convolve in bf16; chosen by `fast_bf16` where the machine is fast at it. The result is the same.
         in_bytes: use convolutions of 8-bit numbers where this machine has them (`octaves_bytes`); as `fast` by default.
             The result is the same.
     """
@@ -52,7 +53,8 @@ class FusedNet(IntegerNet):
         active: int = 0,
         in_bytes: bool | None = None,
     ) -> None:
-        super().__init__(tensors, step, device, fast=fast, active=active)
+        super().__init__(tensors, step, device, active=active)
+        self._dtype = torch.bfloat16 if fast else torch.float32
         self._bytes = _in_bytes(tensors) if (fast if in_bytes is None else in_bytes) else {}
         self._typed = {dtype: self._weights_as(dtype) for dtype in {self._dtype, torch.float32}}
         self._scaling = {
@@ -61,7 +63,9 @@ class FusedNet(IntegerNet):
 
     def _weights_as(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """Of each layer: as a convolution takes them; of 1 x 1, as a matrix product, which takes less to set up."""
-        typed = {name: layer.weight.to(dtype) for name, layer in self._layers.items()}
+        typed = {
+            name: layer.weight.to(dtype, memory_format=torch.channels_last) for name, layer in self._layers.items()
+        }
         return {name: w if w.shape[-1] > 1 else w[:, :, 0, 0].t().contiguous() for name, w in typed.items()}
 
     @torch.inference_mode()

@@ -1,11 +1,10 @@
 """The networks of model `octaves` in integers: what files are coded with, both ways.
 
 Activations are whole numbers from 0 to 255 (inputs from -255 to 255), weights from -127 to 127; a layer's sums stay
-below
-2^24, so a convolution of them in fp32, or in bf16 with fp32 sums, is exact in any order. A sum is then rounded to eight
-significant bits (bfloat16, half to even): that is what a bf16 convolution hands over anyway, where the machine has
-fast ones, and costs one instruction where it has not. Rescaling is an addition and a power of two, both exact. So
-the same file gives the same integers on every CPU, GPU and thread count.
+below 2^24, so a direct convolution of them in fp32, or in bf16 with fp32 sums, is exact in any order. A sum is then
+rounded to eight significant bits (bfloat16, half to even): that is what a bf16 convolution hands over anyway, where the
+machine has fast ones, and costs one instruction where it has not. Rescaling is an addition and a power of two, both
+exact. So the same file gives the same integers on every CPU, GPU and thread count.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from inrwsi.coding import lifting, sites
+from inrwsi.fields import whole_sums
 from inrwsi.fields.octaves_model import FEATURES, OWN_STEP_UNIT, Decoded
 
 WIDTH, HEAD_WIDTH, SQUEEZE = 32, 32, 10
@@ -101,7 +100,6 @@ class IntegerNet:
         step: of the octave, in 1 / 1024 grey level.
         active: in how many indices of activity about a site its step doubles; 0, it is the same everywhere.
         device: where to compute.
-        fast: bf16 convolutions; chosen by `fast_bf16` where the machine has them. The result is the same.
 
     Raises:
         ValueError: a weight, bias or shift with which sums could leave 24 bits.
@@ -113,12 +111,10 @@ class IntegerNet:
         step: int,
         device: torch.device,
         *,
-        fast: bool,
         active: int = 0,
     ) -> None:
         check_net(tensors)
         self._device, self._active = device, active
-        self._dtype = torch.bfloat16 if fast else torch.float32
         self._inverse = tensors["inverse_factor"].astype(np.int64)
         self._steps = site_steps(step, active) if active else np.array([step], np.int32)
         logs = np.array([sites.step_logs(int(s)) for s in self._steps], np.int64)
@@ -141,33 +137,31 @@ class IntegerNet:
             )
 
     def _weight(self, weight: np.ndarray) -> Tensor:
-        held = torch.from_numpy(np.ascontiguousarray(weight)).to(self._device, self._dtype)
-        return held.contiguous(memory_format=torch.channels_last)
+        return torch.from_numpy(np.ascontiguousarray(weight)).to(self._device, torch.float32)
 
     def _column(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values.astype(np.float32)).to(self._device).view(1, -1, 1, 1)
 
     def _sum(self, name: str, x: Tensor) -> Tensor:
-        """A convolution without padding, rounded to eight significant bits."""
-        total = F.conv2d(x, self._layers[name].weight)
-        return total.float() if total.dtype == torch.bfloat16 else total.bfloat16().float()
+        """A convolution without padding, rounded to eight significant bits: whole numbers in fp32."""
+        return whole_sums.convolve(x, self._layers[name].weight).bfloat16().float()
 
     def _rescale(self, name: str, total: Tensor, low: float, high: float) -> Tensor:
         layer = self._layers[name]
         return total.add_(layer.bias).mul_(layer.scale).round_().clamp_(low, high)
 
     def _relu(self, name: str, x: Tensor) -> Tensor:
-        return self._rescale(name, self._sum(name, x), 0.0, 255.0).to(self._dtype)
+        return self._rescale(name, self._sum(name, x), 0.0, 255.0)
 
     def _tensor(self, interleaved: np.ndarray) -> Tensor:
-        """([B,] h, w, C) float32 to (B, C, h, w), channels last; B is 1 where it is not there."""
+        """([B,] h, w, C) float32 to (B, C, h, w); B is 1 where it is not there."""
         batch = interleaved.reshape(-1, *interleaved.shape[-3:])
-        return torch.from_numpy(batch).to(self._device, self._dtype).permute(0, 3, 1, 2)
+        return torch.from_numpy(batch).to(self._device, torch.float32).permute(0, 3, 1, 2)
 
     @staticmethod
     def _array(x: Tensor) -> np.ndarray:
         """(B, C, h, w) to (B, h, w, C) float32 in memory order."""
-        return x.float().permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        return x.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
     def at_sites(self, below: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The step of each site, (h, w) int32 in 1 / 1024 grey level, and what the trunk is told of it, (h, w, 0 or 2).
@@ -200,7 +194,7 @@ class IntegerNet:
         _, h, w = below.shape
         steps, logs = self.at_sites(below)
         rows = torch.from_numpy(sites.trunk_inputs(below, features, steps, logs))
-        x = rows.to(self._device, self._dtype).permute(1, 0, 2)[None]
+        x = rows.to(self._device, torch.float32).permute(1, 0, 2)[None]
         trunk = self._relu("trunk2", _replicate(self._relu("trunk1", _replicate(x))))
         at = (_sites(trunk, False), _sites(trunk, True))
         values = np.zeros((h, w, 9), np.int32)
@@ -220,7 +214,7 @@ class IntegerNet:
             padded = sites.seen_inputs(values, 0, seen, kernel // 2)
             near = sites.near_inputs(padded, kernel // 2, pass_taps(number), white)
             total += self._sum(f"{name}.neighbours", self._tensor(near))
-        hidden = self._rescale(f"{name}.features", total, 0.0, 255.0).to(self._dtype)
+        hidden = self._rescale(f"{name}.features", total, 0.0, 255.0)
         hidden = self._relu(f"{name}.hidden", hidden)
         out = self._array(self._rescale(f"{name}.out", self._sum(f"{name}.out", hidden), -MEAN_MAX, MEAN_MAX))
         mean = out[..., :bands].astype(np.int32)
@@ -245,7 +239,7 @@ class IntegerNet:
 
 def _replicate(x: Tensor) -> Tensor:
     x = torch.cat((x[..., :1, :], x, x[..., -1:, :]), -2)
-    return torch.cat((x[..., :1], x, x[..., -1:]), -1).contiguous(memory_format=torch.channels_last)
+    return torch.cat((x[..., :1], x, x[..., -1:]), -1)
 
 
 def _sites(x: Tensor, white: bool) -> Tensor:
