@@ -123,7 +123,8 @@ class PaperFit:
         self._gradient.zero_()
         self.optimiser.zero_grad(set_to_none=True)
         loss = (self._forward(batch) - target).square().mean()
-        loss.backward()
+        # An entry is in few of a batch's patches: of the mean over all, its gradient would be lost in Adam's epsilon.
+        (loss * len(batch)).backward()
         self.encoding.table.grad = self._gradient
         self.optimiser.step()
         return float(loss.detach())

@@ -91,11 +91,13 @@ def encode_grid(table: Tensor, config: HashGridConfig, rows: list[list[Axis]], c
         index = entry_index(level, vertex_y, vertex_x) + first
         grid = table.index_select(0, index.reshape(-1)).reshape(*index.shape, -1)  # (B, n_y, n_x, F)
         n_y, n_x, features = grid.shape[1:]
+        if table.device.type != "cpu" and not table.requires_grad:  # there fp32 may be TF32, which has 11 bits
+            weight_y, weight_x, grid = weight_y.double(), weight_x.double(), grid.double()
         part = torch.bmm(weight_y, grid.reshape(batch, n_y, n_x * features))  # (B, h, n_x F)
         part = part.reshape(batch, -1, n_x, features).permute(0, 2, 3, 1).reshape(batch, n_x, -1)  # (B, n_x, F h)
         part = torch.bmm(weight_x, part)  # (B, w, F h)
         out.append(part.reshape(batch, weight_x.shape[1], features, -1).permute(0, 2, 3, 1))
-    return torch.cat(out, dim=1)
+    return torch.cat(out, dim=1).to(table.dtype)
 
 
 def _stack(plans: list[list[Axis]], level: int, device: torch.device) -> tuple[Tensor, Tensor]:
