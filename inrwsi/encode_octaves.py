@@ -45,8 +45,10 @@ from inrwsi.encode_units import (
     quadrant,
     scan_unit,
 )
+from inrwsi.errors import CorruptFile
 from inrwsi.fields import octaves_prior
 from inrwsi.fields.octaves_model import CHUNK_PX, FEATURES, Decoded, OctavesModel
+from inrwsi.formats.container import Container
 from inrwsi.formats.header import GridInfo, Header
 from inrwsi.job import Job, Log
 from inrwsi.memory import give_back_free_pages
@@ -138,6 +140,7 @@ class _Coder:
         self._true: dict[int, Parts] = {}
         self._sample: Sample | None = None
         self._rounds = 0
+        self._made: set[int] = set()  # steps whose files this process wrote or looked at
 
     def _header(self, model: OctavesModel) -> Header:
         grid = GridInfo(CHUNK_PX, tuple(range(self.plan.top + 1)))
@@ -261,7 +264,7 @@ class _Coder:
         state = self.job.load_state("search")
         rounds = state.setdefault("rounds", {})
         self._rounds += 1
-        if str(step) not in rounds or not self._path(step).exists():
+        if str(step) not in rounds or not self._whole(step):
             again = f", round {self._rounds}" if self._rounds > 1 else ""
             name = f"round-{step}"
             log = self.job.log(name)
@@ -269,12 +272,27 @@ class _Coder:
             decoded = self._code_coarse(coder, step, log, f"encode{again}")
             sse = self._code_units(coder, log, decoded[self.plan.unit], f"encode{again}")
             file_bytes = self._write(step, log, f"write{again}")
+            self._made.add(step)
             rounds[str(step)] = [file_bytes, sse]
             self.job.save_state("search", state)
             self.job.drop_log(name)
             for parts in decoded.values():
                 parts.remove()
         return self.made(step)[1]
+
+    def _whole(self, step: int) -> bool:
+        """Whether the round's file is there, and what was written: an earlier run's is looked at."""
+        path = self._path(step)
+        if step in self._made or not path.exists():
+            return path.exists()
+        try:
+            with Container.open(path) as container:
+                whole = not container.verify()
+        except CorruptFile:
+            whole = False
+        if whole:
+            self._made.add(step)
+        return whole
 
     def made(self, step: int) -> tuple[Path, Measured]:
         """The file of a round, and what it measures."""

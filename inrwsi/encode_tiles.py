@@ -102,7 +102,7 @@ class FieldCoder(ABC, Generic[C]):
         Of 16 bits, find the ranges of the samples of those that are coded, too.
         """
         before, count = self.job.load_state("scan"), self.header.chunk_count
-        if before:
+        if before and all(n in self.job for n in set(range(count)).difference(before["coded"])):  # as many as were
             self.coded, self.blank_error, ranges = before["coded"], before["blank_error"], before["ranges"]
             self.ranges = None if ranges is None else tuple((low, high) for low, high in ranges)
             return

@@ -4,7 +4,8 @@ The folder `NAME.cinr.work` holds
     job.json             what is being encoded and how; another source or other settings do not resume it
     *.log                one record a finished chunk, or whatever a model numbers; a record cut by a kill is dropped
     network.safetensors  of cinr: the network's fit as it stands, or done
-    *.json, *.parts      of octaves: what was measured, and what later stages need of earlier ones (`encode_units`)
+    *.json               what was found and measured, after its CRC-32C
+    *.parts              of octaves: what later stages need of earlier ones (`encode_units`)
 
 Nothing stands under the output's name until the file is whole.
 """
@@ -29,7 +30,8 @@ from safetensors.numpy import load, save
 
 from inrwsi.errors import Unreachable, UsageError
 
-_RECORD = struct.Struct("<QBII")  # number, flag, payload bytes, CRC-32C of the payload
+_HEAD, _CRC = struct.Struct("<QBI"), struct.Struct("<I")  # number, flag, payload bytes; CRC-32C of head and payload
+_RECORD_BYTES = _HEAD.size + _CRC.size  # beside its payload
 _META = "__meta__"
 _CHUNKS = "chunks"
 
@@ -42,16 +44,16 @@ class Log:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._done: dict[int, tuple[int, int, int, bool]] = {}  # where its payload begins, bytes, CRC-32C, flag
+        self._done: dict[int, tuple[int, int, bool]] = {}  # where the record begins, bytes of its payload, flag
         self._file: BinaryIO = open(path, "a+b")  # noqa: SIM115 - open for the life of the job
         size, at = self._file.seek(0, os.SEEK_END), self._file.seek(0)
-        while at + _RECORD.size <= size:
-            number, flag, count, crc = _RECORD.unpack(self._file.read(_RECORD.size))
-            payload = self._file.read(count) if at + _RECORD.size + count <= size else b""
-            if len(payload) != count or crc32c.crc32c(payload) != crc:
+        while at + _RECORD_BYTES <= size:
+            self._file.seek(at)
+            number, flag, count = _HEAD.unpack(self._file.read(_HEAD.size))
+            if at + _RECORD_BYTES + count > size or self._payload(at, count) is None:
                 break
-            self._done[number] = (at + _RECORD.size, count, crc, bool(flag))
-            at += _RECORD.size + count
+            self._done[number] = (at, count, bool(flag))
+            at += _RECORD_BYTES + count
         self._file.truncate(at)
         self._file.seek(at)
 
@@ -67,27 +69,43 @@ class Log:
 
     def put(self, number: int, payload: bytes, *, flag: bool = False) -> None:
         """Add a record. A kill afterwards does not lose it."""
-        at = self._file.seek(0, os.SEEK_END) + _RECORD.size
-        crc = crc32c.crc32c(payload)
-        self._file.write(_RECORD.pack(number, flag, len(payload), crc) + payload)
+        at, head = self._file.seek(0, os.SEEK_END), _HEAD.pack(number, flag, len(payload))
+        self._file.write(head + _CRC.pack(crc32c.crc32c(payload, crc32c.crc32c(head))) + payload)
         self._file.flush()
-        self._done[number] = (at, len(payload), crc, flag)
+        self._done[number] = (at, len(payload), flag)
 
     def get(self, number: int) -> bytes:
         """The payload of a record. Raises UsageError where it is not what was written."""
-        at, count, crc, _ = self._done[number]
-        self._file.seek(at)
-        payload = self._file.read(count)
-        if crc32c.crc32c(payload) != crc:
-            raise UsageError(f"{self.path}: is damaged; encode again with --overwrite")
+        at, count, _ = self._record(number)
+        payload = self._payload(at, count)
+        if payload is None:
+            raise self._damaged()
         return payload
 
+    def _payload(self, at: int, count: int) -> bytes | None:
+        """Of the record there, of so many bytes; None where it is not what was written."""
+        self._file.seek(at)
+        raw = self._file.read(_RECORD_BYTES + count)
+        head, crc, payload = raw[: _HEAD.size], raw[_HEAD.size : _RECORD_BYTES], raw[_RECORD_BYTES:]
+        # The head counts too: zeros, which a power cut leaves at a file's end, would else be a record of nothing.
+        whole = len(payload) == count and _CRC.unpack(crc)[0] == crc32c.crc32c(payload, crc32c.crc32c(head))
+        return payload if whole else None
+
+    def _record(self, number: int) -> tuple[int, int, bool]:
+        try:
+            return self._done[number]
+        except KeyError:
+            raise self._damaged() from None
+
+    def _damaged(self) -> UsageError:
+        return UsageError(f"{self.path}: is damaged; encode again with --overwrite")
+
     def flag(self, number: int) -> bool:
-        return self._done[number][3]
+        return self._record(number)[2]
 
     def size(self, number: int) -> int:
         """Bytes of a record's payload."""
-        return self._done[number][1]
+        return self._record(number)[1]
 
     def close(self) -> None:
         self._file.close()
@@ -165,7 +183,9 @@ class Job:
         try:
             before = json.loads(known.read_text())
         except ValueError:
-            raise UsageError(f"{known}: is not readable; encode again with --overwrite") from None
+            before = None
+        if not isinstance(before, dict):
+            raise UsageError(f"{known}: is not readable; encode again with --overwrite")
         for key in sorted(before.keys() | about.keys()):
             if before.get(key) != about.get(key):
                 raise UsageError(
@@ -230,19 +250,18 @@ class Job:
 
     def save_state(self, name: str, state: dict[str, Any]) -> None:
         """Replace what `load_state` gives, whole. JSON values."""
-        write_whole(self.folder / f"{name}.json", json.dumps(state, sort_keys=True).encode())
+        text = json.dumps(state, sort_keys=True).encode()
+        write_whole(self.folder / f"{name}.json", b"%08x %s" % (crc32c.crc32c(text), text))
 
     def load_state(self, name: str) -> dict[str, Any]:
         """What was saved under that name; empty where nothing was."""
         path = self.folder / f"{name}.json"
         if not path.exists():
             return {}
-        try:
-            state = json.loads(path.read_text())
-        except ValueError:
-            state = None
-        if not isinstance(state, dict):
+        crc, _, text = path.read_bytes().partition(b" ")
+        if crc != b"%08x" % crc32c.crc32c(text):
             raise UsageError(f"{path}: is damaged; encode again with --overwrite")
+        state: dict[str, Any] = json.loads(text)
         return state
 
     def __enter__(self) -> Self:

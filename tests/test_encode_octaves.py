@@ -16,6 +16,7 @@ from inrwsi.encode_units import Plan
 from inrwsi.errors import UsageError
 from inrwsi.fields.octaves_model import Decoded, OctavesModel
 from inrwsi.formats.container import Container
+from inrwsi.job import Log
 from inrwsi.rate_control import step_of_quality
 from tests.octaves_encoded import (
     GLASS,
@@ -199,6 +200,70 @@ def test_a_log_that_a_kill_cut_goes_on(tmp_path: Path) -> None:
     log.write_bytes(whole[: len(whole) // 2])
     make(pixels, out, resume=True)
     assert digest(out) == digest(tmp_path / "want.cinr")
+
+
+def flipped(path: Path, at: int) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[at] ^= 4
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize("log", ["scan", "round"])
+@pytest.mark.parametrize("damage", ["number", "last flag", "zeros"])
+def test_a_record_that_is_none_is_made_again(log: str, damage: str, tmp_path: Path) -> None:
+    """Its number and flag count as its payload does; and zeros behind the end are what a power cut leaves."""
+    pixels, out = with_glass(1500, 1300), tmp_path / "a.cinr"
+    make(pixels, tmp_path / "want.cinr")
+    with pytest.raises(_Stop):
+        make(pixels, out, progress=stopping("write", 3))
+    (path,) = (tmp_path / "a.cinr.work").glob(f"{log}*.log")
+    if damage == "zeros":
+        path.write_bytes(path.read_bytes() + bytes(4096))
+    elif damage == "number":
+        flipped(path, 0)
+    else:
+        held = Log(path)
+        flipped(path, held._done[held.numbers()[-1]][0] + 8)
+        held.close()
+    make(pixels, out, resume=True)
+    assert digest(out) == digest(tmp_path / "want.cinr")
+
+
+def test_a_finished_round_is_looked_at_before_it_is_the_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels, out = with_glass(1500, 1300), tmp_path / "a.cinr"
+    make(pixels, tmp_path / "want.cinr")
+
+    meet_target = encode_octaves._meet_target
+
+    def killed(*args: Any) -> None:
+        meet_target(*args)
+        raise _Stop
+
+    for damaged in (False, True):
+        monkeypatch.setattr(encode_octaves, "_meet_target", killed)
+        with pytest.raises(_Stop):
+            make(pixels, out)
+        monkeypatch.setattr(encode_octaves, "_meet_target", meet_target)
+        (path,) = (tmp_path / "a.cinr.work").glob("round-*.cinr")
+        if damaged:
+            flipped(path, path.stat().st_size // 2)
+        stages: list[str] = []
+        make(pixels, out, resume=True, progress=lambda p, seen=stages: seen.append(p.stage))
+        assert ("encode" in stages) is damaged
+        assert digest(out) == digest(tmp_path / "want.cinr")
+        out.unlink()
+
+
+def test_what_was_measured_is_checked(tmp_path: Path) -> None:
+    pixels, out = with_glass(1500, 1300), tmp_path / "a.cinr"
+    with pytest.raises(_Stop):
+        make(pixels, out, size_bytes=400_000, progress=stopping("encode", 1))
+    path = tmp_path / "a.cinr.work" / "search.json"
+    text = path.read_text()
+    for old, new in (("1", "2"), (" {", "  {"), (text, "[]"), (text, "")):
+        path.write_text(text.replace(old, new, 1))
+        with pytest.raises(UsageError, match=r"search\.json: is damaged; encode again with --overwrite"):
+            make(pixels, out, size_bytes=400_000, resume=True)
 
 
 def test_what_lies_on_disk_between_stages_is_checked(tmp_path: Path) -> None:
