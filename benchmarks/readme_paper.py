@@ -107,7 +107,7 @@ def gpu_line(gpu: dict[str, Any] | None) -> str:
     if "points" not in result or (gpu or {}).get("device") != "cuda":
         return (
             "At the paper's own size it has not been run yet. That takes a GPU, and `python -m benchmarks.gpu --only "
-            "paper` with the slide as `carried/slides/slide-40x.tiff`."
+            "paper` with the crop that `python -m benchmarks.gpu_carry --slide slide-40x.tiff` makes."
         )
     times = []
     for quality, seconds in result["seconds_to"].items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from typing import BinaryIO
 
@@ -28,7 +29,7 @@ class ByteRanges:
         self._errors: type[Exception] = Exception if remote else OSError
         self._lock = threading.Lock()
         try:
-            self.size = os.fstat(file.fileno()).st_size if self._positional else file.seek(0, os.SEEK_END)
+            self.size = file.seek(0, os.SEEK_END)
         except self._errors as error:
             self.close()
             raise UsageError(
@@ -85,6 +86,9 @@ def open_ranges(path_or_file: str | os.PathLike[str] | BinaryIO) -> ByteRanges:
     if "://" in name:
         return _open_url(name)
     try:
+        mode = os.stat(name).st_mode  # first: to open a pipe that nobody writes into is to wait
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode) or stat.S_ISDIR(mode)):
+            raise UsageError(f"{name}: is a pipe or device; a .cinr file is read at any position: save it to a file")
         return ByteRanges(open(name, "rb", buffering=0), name, owned=True, positional=True)
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         reason = error.strerror if isinstance(error, OSError) else error
@@ -101,5 +105,8 @@ def _open_url(url: str) -> ByteRanges:
     except ImportError as error:
         raise BackendUnavailable(f"{url}: {error}") from None
     except Exception as error:
-        raise UsageError(f"{url}: cannot be opened: {error or type(error).__name__}") from None
+        # Of whatever goes wrong with a request fsspec says that there is no such file; why, its cause does.
+        absent = "it is not there" if isinstance(error, FileNotFoundError) else ""
+        told = error.__cause__ or absent or error
+        raise UsageError(f"{url}: cannot be opened: {str(told) or type(told).__name__}") from None
     return ByteRanges(file, url, owned=True, remote=True)

@@ -16,6 +16,8 @@ from inrwsi.formats.metadata import plausible_mpp
 from inrwsi.formats.source_base import MAX_CHANNELS, BaseSource, Facts, Scale, composite, default_background
 
 MAX_IMAGE_PX = 2**31
+MOST_DEFLATED = 1032  # bytes of one
+_ORIENTATION = 274  # EXIF's and TIFF's tag
 _pillow_limit = threading.Lock()
 
 
@@ -76,12 +78,23 @@ def open_image(path: Path) -> ArraySource:
                     f"{path}: {width}x{height} pixels are too many for a {image.format} file, which is loaded whole; "
                     "convert it to a tiled TIFF"
                 )
+            # Deflate packs a byte into no less than a bit and a fraction, and no pixel has less than a bit.
+            if image.format == "PNG" and width * height > 8 * MOST_DEFLATED * path.stat().st_size:
+                raise UsageError(
+                    f"{path}: {width}x{height} pixels cannot be in its {path.stat().st_size} bytes; the file is damaged"
+                )
             scale, icc = _scale(image), image.info.get("icc_profile")
             # Viewers turn a picture by its EXIF tag; the tag is not carried, so the pixels have to be turned here.
-            upright = ImageOps.exif_transpose(image)
-            pixels = _deep_colour(path, image) if _is_deep_colour_png(path, image) else _to_array(path, upright)
-            if upright.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+            if _is_plain_png(path, image):
+                pixels = _turned(_png(path), image.getexif().get(_ORIENTATION, 1))
+            else:
+                pixels = _to_array(path, ImageOps.exif_transpose(image))
+            if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
                 icc = None  # the profile described the pixels before they became RGB
+    except MemoryError:
+        raise UsageError(
+            f"{path}: does not fit in memory, and this kind of file is loaded whole; convert it to a tiled TIFF"
+        ) from None
     except UnidentifiedImageError as error:
         raise UsageError(
             f"{path}: not an image that can be read; give a slide that OpenSlide opens, a TIFF, a PNG or a JPEG"
@@ -104,20 +117,35 @@ def _large_pictures_allowed() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = before
 
 
-def _is_deep_colour_png(path: Path, image: Image.Image) -> bool:
-    """Whether this is a PNG of 16 bits with colour or alpha, of which Pillow would keep the upper 8 bits only."""
-    if image.format != "PNG":
+def _is_plain_png(path: Path, image: Image.Image) -> bool:
+    """Whether this is a PNG of 8 or 16 bits without a palette.
+
+    Of 16 with colour Pillow would keep the upper 8 bits only, and of rows that end early it says nothing.
+    """
+    if image.format != "PNG" or "transparency" in image.info:
         return False
     with open(path, "rb") as file:
-        depth_and_colour = file.read(26)[24:26]
-    return depth_and_colour[:1] == b"\x10" and depth_and_colour != b"\x10\x00"
+        depth, colour = file.read(26)[24:26]
+    return depth in (8, 16) and colour != 3
 
 
-def _deep_colour(path: Path, image: Image.Image) -> np.ndarray:
+def _png(path: Path) -> np.ndarray:
+    """(H, W, C) uint8 or uint16, alpha composited over white."""
     pixels = imagecodecs.png_decode(path.read_bytes())
+    if pixels.ndim == 2:
+        return pixels[..., None]
     if pixels.shape[2] in (2, 4):
-        return composite(pixels, (65535,) * (pixels.shape[2] - 1))
+        return composite(pixels, (np.iinfo(pixels.dtype).max,) * (pixels.shape[2] - 1))
     return pixels
+
+
+def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """(h, w, c) as its EXIF orientation says that it is to be shown (TIFF 6.0, section 8)."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.transpose(1, 0, 2)
+    down = -1 if orientation in (3, 4, 7, 8) else 1
+    right = -1 if orientation in (2, 3, 6, 7) else 1
+    return np.ascontiguousarray(pixels[::down, ::right])
 
 
 def _to_array(path: Path, image: Image.Image) -> np.ndarray:

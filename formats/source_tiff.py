@@ -179,6 +179,11 @@ def _check_layout(path: Path, series: tifffile.TiffPageSeries) -> int:
             f"{path}: holds a stack ({', '.join(extra)}) and not one picture; "
             "save one plane, or channels as an OME-TIFF with a C axis"
         )
+    if page.dtype is None:
+        raise UsageError(f"{path}: its first page has no pixels; the file is damaged")
+    turned = page.tags.valueof(274, 1)
+    if turned != 1:
+        raise UsageError(f"{path}: is to be turned when it is shown (orientation {turned}); save it upright")
     if page.dtype not in (np.uint8, np.uint16) or page.bitspersample < 8:
         kind = f"{page.bitspersample}-bit {page.dtype}"
         raise UsageError(f"{path}: pixels are {kind}; save it with 8 or 16 bits, unsigned")

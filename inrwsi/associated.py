@@ -6,7 +6,7 @@ import io
 import struct
 from collections.abc import Callable, Iterator, Mapping
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from inrwsi.errors import Cause, CorruptFile
 from inrwsi.formats.container import Container
@@ -26,6 +26,8 @@ def associated_image(container: Container, info: AssociatedInfo) -> Image.Image:
                 raise ValueError(f"it is of {w} x {h} pixels, should be of {info.width} x {info.height}")
             return image.convert("RGBA")
     # What Pillow raises for what it does not know, is cut short, or is larger than a picture should be.
+    except UnidentifiedImageError:
+        raise CorruptFile(container.path, Cause.ASSOCIATED, f"{info.name}: it is no {info.format.upper()}") from None
     except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
         raise CorruptFile(container.path, Cause.ASSOCIATED, f"{info.name}: {error}") from None
 

@@ -18,15 +18,16 @@ from torch.utils.data import Dataset
 
 from inrwsi.errors import InrwsiError, UsageError
 from inrwsi.formats.source import open_source, overview_step
-from inrwsi.geometry import check_output_wh
+from inrwsi.geometry import Rect, check_output_wh
+from inrwsi.resample import AreaSum
 from inrwsi.slide import CinrSlide, open_slide
-from inrwsi.slide_parts import over, resolve_step
+from inrwsi.slide_levels import SlideLevels
+from inrwsi.slide_parts import resolve_step
 from inrwsi.tissue import tissue_mask
 
 OVERVIEW_PX = 1024
 MOST_OPEN = 8  # slides at a time: each holds its networks, and a part of the cache
 SLACK = 1e-6  # of a pixel, or of a share
-LEVEL_SLACK = 1.01  # OpenSlide calls a level of 1810 of 7243 pixels 4.0015, and it serves 4
 
 Path = str | os.PathLike[str]
 
@@ -211,6 +212,11 @@ class _Wanted:
         facts = reader.facts(self.mpp_um, self.objective_power)
         power = facts.objective_power
         step = resolve_step(path, self.scales, mpp_um=facts.mpp_um, objective_power=power, opener="PatchDataset")
+        if l0_xy is None and self.stride_px * step < 1 - SLACK:
+            raise UsageError(
+                f"{path}: a stride of {self.stride_px} is {self.stride_px * step:g} level-0 pixels there, so patches "
+                f"would be the same; give {math.ceil(1 / step)} or more"
+            )
         xy = _grid(facts.l0_wh, self.patch_px * step, self.stride_px * step) if l0_xy is None else l0_xy
         if self.min_tissue > 0 and len(xy):
             tissue = tissue_mask(*reader.overview())
@@ -326,8 +332,13 @@ class _OpenSlideReader:
 
     def __init__(self, slide: openslide.AbstractSlide, path: str) -> None:
         self._slide, self._path = slide, path
-        colour = slide.properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF")
-        self._background = tuple(bytes.fromhex(colour))
+        picture = None
+        if isinstance(slide, openslide.ImageSlide):  # which does not turn it by its tag, and keeps 8 bits of 16
+            with open_source(path) as source:
+                if source.channels in (1, 3) and source.bit_depth == 8:
+                    whole = source.read((0, 0), (source.width, source.height))
+                    picture = np.ascontiguousarray(np.broadcast_to(whole, (*whole.shape[:2], 3)))
+        self._levels = SlideLevels(slide, picture)
 
     def __del__(self) -> None:
         if isinstance(self._slide, openslide.ImageSlide):  # the others close themselves
@@ -340,32 +351,36 @@ class _OpenSlideReader:
                     f"{self._path}: has {source.channels} channels of {source.bit_depth} bits; patches are of slides "
                     "with 1 or 3 of 8"
                 )
-            return _Facts(self._slide.dimensions, source.mpp_um, source.objective_power)
+            return _Facts(self._levels.l0_wh, source.mpp_um, source.objective_power)
 
     def overview(self) -> tuple[np.ndarray, tuple[int, ...]]:
         with open_source(self._path) as source:
             return source.overview(OVERVIEW_PX), source.background
 
     def read(self, l0_xys: Sequence[tuple[int, int]], patch_px: int, step: float) -> Iterable[np.ndarray]:
-        level = self._slide.get_best_level_for_downsample(step * LEVEL_SLACK)
-        side = patch_px * step / self._slide.level_downsamples[level]
-        if round(side) == patch_px:
-            side = float(patch_px)
-        return [self._patch(l0_xy, level, side, patch_px) for l0_xy in l0_xys]
+        return [self._patch(l0_xy, patch_px, step) for l0_xy in l0_xys]
 
-    def _patch(self, l0_xy: tuple[int, int], level: int, side: float, patch_px: int) -> np.ndarray:
-        """A square of `side` pixels of a level, as `patch_px`."""
-        whole = math.ceil(side - SLACK)
+    def _patch(self, l0_xy: tuple[int, int], patch_px: int, step: float) -> np.ndarray:
+        level, downsample = self._levels.best(step)
+        side = patch_px * step / downsample  # in pixels of the level
+        left, top = (v / downsample for v in l0_xy)
+        if round(side) == patch_px:  # the level's own pixels, from the nearest one on
+            return self._level(level, Rect(round(left), round(top), patch_px, patch_px), l0_xy)
+        x, y = math.floor(left + SLACK), math.floor(top + SLACK)
+        rect = Rect(x, y, math.ceil(left + side - SLACK) - x, math.ceil(top + side - SLACK) - y)
+        rgb, start = self._level(level, rect, l0_xy), (max(0.0, left - x), max(0.0, top - y))
+        if side > patch_px:
+            total = AreaSum((0, patch_px), (0, patch_px), start, side / patch_px, 3)
+            total.add((0, 0), (rect.w, rect.h), rgb)
+            return total.result(self._levels.background)
+        box = (*start, min(start[0] + side, rect.w), min(start[1] + side, rect.h))
+        return np.asarray(Image.fromarray(rgb).resize((patch_px, patch_px), Image.Resampling.BICUBIC, box))
+
+    def _level(self, level: int, rect: Rect, l0_xy: tuple[int, int]) -> np.ndarray:
         try:
-            rgba = self._slide.read_region(l0_xy, level, (whole, whole))
+            return self._levels.read(level, rect)
         except openslide.OpenSlideError as error:
             raise UsageError(
                 f"{self._path}: the pixels at x={l0_xy[0]}, y={l0_xy[1]} cannot be decoded ({error}); "
                 "the file is damaged or incomplete: copy it again from where it came"
             ) from error
-        rgb = over(np.asarray(rgba), self._background)
-        if side == patch_px:
-            return rgb
-        how = Image.Resampling.BOX if side > patch_px else Image.Resampling.BICUBIC
-        box = (0.0, 0.0, min(side, whole), min(side, whole))
-        return np.asarray(Image.fromarray(rgb).resize((patch_px, patch_px), how, box))

@@ -19,6 +19,7 @@ CUBIC_UNIT = 16384
 CUBIC_REACH = 2  # samples beyond those that output pixels lie in, along each axis
 SLACK = 1e-6  # of a source that is one sample wide: what covers less of it does not cover it
 MOST_ROWS = 1024  # of a block, taken together: 32 bits hold their sum at 255 times 4096 each (of 16 bits 64 bits do)
+MOST_KNOWN = 4096  # blocks of a row or column whose weights are kept
 MOST_SIDE = {1: 2**15, 2: 2**11}  # samples under an output pixel, by bytes of one: 4096^2 times the sum is below 2^63
 UINT8 = np.dtype(np.uint8)
 
@@ -232,6 +233,8 @@ class AreaSum:
         """The same for `count` samples from `first`, kept: blocks lie in rows and columns."""
         key = (axis, first, count)
         if key not in self._known:
+            if len(self._known) == MOST_KNOWN:  # a slide of 2^30 columns has 2^22 columns of blocks
+                self._known.clear()
             pixel, weights = self._axis(axis, (first, first + count))
             self._known[key] = AxisWeights.of(pixel - self._out[axis][0], weights)
         return self._known[key]

@@ -337,8 +337,8 @@ class CinrSlide(openslide.AbstractSlide):
         """What reads a region (h, w, 4) uint8; the arguments are checked now."""
         location, level, size = region
         number, l0_xy, wh = index_of(level), (index_of(location[0]), index_of(location[1])), size_of(size)
+        self._file.check_open()
         if not 0 <= number < len(self._levels):
-            self._file.check_open()
             return partial(np.zeros, (wh[1], wh[0], 4), np.uint8)
         return partial(self._level_rgba, self._levels[number], l0_xy, wh)
 

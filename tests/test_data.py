@@ -18,6 +18,7 @@ import inrwsi.data
 from inrwsi import CorruptFile, UsageError, open_slide
 from inrwsi.data import PatchDataset, tissue_share
 from inrwsi.metrics import psnr
+from inrwsi.resample import AreaSum
 from inrwsi.sample import sample_region
 from tests.fake_octaves import FakeCoder, FakeFile, fake_file
 
@@ -196,6 +197,55 @@ def test_a_transform(path: Path) -> None:
     assert float(patches[0]["image"]) == pytest.approx(array(PatchDataset(path, 32)[0]).mean(), rel=1e-5)
 
 
+@pytest.fixture(scope="module")
+def scanned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
+    """A pyramid as scanners write them: 1951 x 1003, and a level of the whole 4 x 4 in it, 487 x 250."""
+    path = tmp_path_factory.mktemp("scanned") / "slide.tif"
+    pixels = sample_region((900, 900), (1951, 1003), size_wh=(4096, 4096), seed=2)
+    with tifffile.TiffWriter(path) as tiff:
+        for by in (1, 4):
+            level = reduced(pixels[: 1003 // by * by, : 1951 // by * by], by)
+            how = {"photometric": "rgb", "tile": (128, 128), "compression": "zlib", "metadata": None}
+            tiff.write(level, subfiletype=int(by > 1), **how)
+    return path, pixels
+
+
+def test_a_levels_pixels_are_where_they_lie_however_its_size_was_rounded(scanned: tuple[Path, np.ndarray]) -> None:
+    """OpenSlide calls the level 4.0091: by the far side that is four of its pixels."""
+    path, pixels = scanned
+    for x, y in ((0, 0), (768, 256), (1536, 512), (1690, 742)):
+        (item,) = PatchDataset(path, 64, l0_xy=[(x, y)], downsample=4)
+        at = [round(v / 4) * 4 for v in (x, y)]
+        want = reduced(pixels[at[1] : at[1] + 256, at[0] : at[0] + 256], 4)
+        assert np.abs(array(item).astype(int) - want).max() <= 1  # as near to a whole pixel as OpenSlide can be told
+
+
+@pytest.mark.parametrize(("step", "level"), [(1.1, 1), (1.4028, 1), (3.3, 1), (5.7, 4)])
+def test_between_levels_pixels_count_by_area(scanned: tuple[Path, np.ndarray], step: float, level: int) -> None:
+    path, pixels = scanned
+    x, y, side = 771, 257, 100
+    (item,) = PatchDataset(path, side, l0_xy=[(x, y)], downsample=step)
+    own = reduced(pixels[: 1003 // level * level, : 1951 // level * level], level)
+    total = AreaSum((0, side), (0, side), (x / level, y / level), step / level, 3)
+    total.add((0, 0), (own.shape[1], own.shape[0]), own)
+    worst = np.abs(array(item).astype(int) - total.result(np.array([255] * 3))).max()
+    assert worst <= (0 if level == 1 else 1)
+
+
+def test_a_turned_photograph_is_cut_up_upright(tmp_path: Path) -> None:
+    turned = np.full((384, 512, 3), 244, np.uint8)
+    turned[-128:] = sample_region((900, 900), (512, 128), size_wh=(2048, 2048), seed=1)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(turned).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    patches = PatchDataset(tmp_path / "a.jpg", 128, min_tissue=0.5)
+    assert patches.l0_xy.tolist() == [[0, y] for y in range(0, 512, 128)]  # what was below is at the left
+    upright = np.rot90(turned, -1)
+    for item in patches:
+        x, y = item["l0_xy"].tolist()
+        assert psnr(array(item), np.ascontiguousarray(upright[y : y + 128, x : x + 128])) > 30
+
+
 def test_pictures_are_slides_too(tmp_path: Path, pixels: np.ndarray) -> None:
     Image.fromarray(pixels).save(tmp_path / "a.png")
     patches = PatchDataset(tmp_path / "a.png", 64, min_tissue=0.5)
@@ -292,6 +342,7 @@ def test_few_slides_are_open_at_a_time(paths: dict[str, Path], monkeypatch: pyte
         ({"min_tissue": 50}, "min_tissue is 50; it should be a share, from 0 to 1"),
         ({"mpp_um": -0.5}, "mpp_um is -0.5; it should be a positive number"),
         ({"patch_px": 700}, "no patch of 700 pixels is left; at 1 level-0 pixels a pixel the slides are smaller than"),
+        ({"stride_px": 1, "downsample": 0.5}, "a stride of 1 is 0.5 level-0 pixels there, .* give 2 or more"),
         ({"l0_xy": [(1, 2, 3)]}, r"slide.*: l0_xy should be \(n, 2\) numbers"),
         ({"l0_xy": [(1, float("nan"))]}, r"slide.*: l0_xy should be \(n, 2\) numbers"),
         ({"l0_xy": 7}, r"slide.*: l0_xy should be \(n, 2\) numbers"),

@@ -114,7 +114,7 @@ def empty_png(wh: tuple[int, int]) -> bytes:
 @pytest.mark.parametrize(
     ("raw", "sentence"),
     [
-        (b"hello", "cannot identify image file"),
+        (b"hello", "label: it is no PNG"),
         (empty_png((60000, 60000)), "decompression bomb|60000 x 60000 pixels"),
         (empty_png((65, 48)), "it is of 65 x 48 pixels, should be of 64 x 48"),
         (empty_png((64, 48)), "label: "),

@@ -35,7 +35,10 @@ LAYERS = (
         *("inrwsi.encode_bases", "inrwsi.encode_tiles"),
         *("inrwsi.encode_fit", "inrwsi.encode_sample", "inrwsi.encode_units", "inrwsi.rate_control", "inrwsi.decode"),
     ),
-    ("inrwsi.associated", "inrwsi.slide", "inrwsi.slide_file", "inrwsi.slide_parts", "inrwsi.export", "inrwsi.compare"),
+    (
+        *("inrwsi.associated", "inrwsi.slide", "inrwsi.slide_file", "inrwsi.slide_levels", "inrwsi.slide_parts"),
+        *("inrwsi.export", "inrwsi.compare"),
+    ),
     ("inrwsi.bridges", "inrwsi.serve", "inrwsi.data"),
     ("inrwsi.cli", "benchmarks", "inrwsi.benchmarks"),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from inrwsi import resample
 from inrwsi.errors import UsageError
 from inrwsi.resample import CUBIC_UNIT, PHASES, SHARE, AreaSum, CubicSum, Sampling, axis_shares, cubic_weights
 
@@ -50,6 +51,17 @@ def test_a_block_of_one_colour_is_that_block() -> None:
     total = AreaSum((0, 12), (0, 8), (0, 0), 2.5, 3)
     total.add((0, 0), (30, 20), np.array([9, 8, 7]))
     assert np.array_equal(total.result(np.array([255] * 3)), _whole(full, 2.5, (12, 8)))
+
+
+def test_weights_are_kept_of_so_many_blocks_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.random.default_rng(5).integers(0, 256, (40, 400, 3), dtype=np.uint8)
+    want = _whole(image, 7.3, (54, 5))
+    monkeypatch.setattr(resample, "MOST_KNOWN", 3)
+    total = AreaSum((0, 54), (0, 5), (0, 0), 7.3, 3)
+    for y, x in np.ndindex(4, 40):
+        total.add((10 * x, 10 * y), (10, 10), image[10 * y : 10 * y + 10, 10 * x : 10 * x + 10])
+        assert len(total._known) <= 4
+    assert np.array_equal(total.result(np.array([255] * 3)), want)
 
 
 def test_what_no_source_covers_is_outside() -> None:

@@ -41,6 +41,19 @@ def test_slides_that_cannot_be_served(noise: FakeFile, tmp_path: Path) -> None:
         ServeOptions(decodes=0)
 
 
+def test_names_as_folders_have_them(tmp_path: Path) -> None:
+    """One of another encoding costs itself alone, and a suffix may be in capitals."""
+    slide = fake_file(tmp_path / "LOUD.CINR", (40, 30))
+    (tmp_path / os.fsdecode(b"Gewebe_\xe4.cinr")).write_bytes(slide.path.read_bytes())
+    with served(app([tmp_path])) as server:
+        assert [entry["id"] for entry in json.loads(server.get("/slides.json").body)] == ["LOUD"]
+        assert server.get("/").status == 200
+        assert server.get("/dz/LOUD.dzi").status == 200
+        (skipped,) = server.state.library.skipped
+    assert "Gewebe_\\udce4.cinr': its name is not of UTF-8" in skipped
+    skipped.encode()
+
+
 def test_what_is_put_into_a_folder_later_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("inrwsi.serve.library.LOOK_AGAIN_S", 0.0)
     fake_file(tmp_path / "a.cinr", (40, 30))

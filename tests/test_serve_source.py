@@ -11,6 +11,7 @@ from PIL import Image, ImageCms
 
 from inrwsi.geometry import Rect
 from inrwsi.serve.slides import OpenSource, srgb_transform, to_srgb
+from inrwsi.slide_levels import SlideLevels
 
 WH = (1101, 699)
 
@@ -60,12 +61,12 @@ def test_a_large_slide_without_levels_is_read_in_blocks(tmp_path: Path, monkeypa
     whole = OpenSource(tmp_path / "flat.png").read(Rect(1, 2, 80, 50), 8.7)
     sizes = []
 
-    def counted(self: OpenSource, level: int, l_rect: Rect) -> np.ndarray:
-        sizes.append((l_rect.w, l_rect.h))
-        return read(self, level, l_rect)
+    def counted(self: SlideLevels, level: int, rect: Rect) -> np.ndarray:
+        sizes.append((rect.w, rect.h))
+        return read(self, level, rect)
 
-    read = OpenSource._level
-    monkeypatch.setattr(OpenSource, "_level", counted)
+    read = SlideLevels.read
+    monkeypatch.setattr(SlideLevels, "read", counted)
     monkeypatch.setattr("inrwsi.serve.slides.BLOCK_PX", 100)
     assert np.array_equal(OpenSource(tmp_path / "flat.png").read(Rect(1, 2, 80, 50), 8.7), whole)
     assert len(sizes) == 7 * 5

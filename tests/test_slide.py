@@ -84,6 +84,17 @@ def test_other_slides_are_openslides_own(tmp_path: Path) -> None:
         CinrSlide(tmp_path / "missing.cinr")
 
 
+def test_a_closed_slide_reads_nothing_outside_its_levels_either(noise: FakeFile, fake: None) -> None:
+    slide = open_slide(noise.path)
+    assert np.asarray(slide.read_region((0, 0), 99, (4, 4))).sum() == 0
+    slide.close()
+    for level in (0, 99):
+        with pytest.raises(ValueError, match="closed"):
+            slide.read_region((0, 0), level, (4, 4))
+    with pytest.raises(ValueError, match="closed"):
+        slide.read_region((-100, -100), 0, (4, 4))
+
+
 def test_damage_is_openslides_error_too(noise: FakeFile, tmp_path: Path, fake: None) -> None:
     cut = tmp_path / "cut.cinr"
     cut.write_bytes(noise.path.read_bytes()[:-100])

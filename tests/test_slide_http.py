@@ -152,8 +152,10 @@ def test_what_is_no_cinr_at_an_address(
 ) -> None:
     url, _ = served
     Image.new("RGB", (5, 5)).save(tmp_path / "picture.png")
-    with pytest.raises(UsageError, match="cannot be opened"):
+    with pytest.raises(UsageError, match=r"slide\.cinr: cannot be opened: .*(onnect|refused)"):
         open_slide("http://127.0.0.1:1/slide.cinr")
+    with pytest.raises(UsageError, match=r"memory://none\.cinr: cannot be opened: it is not there"):
+        open_slide("memory://none.cinr")
     with pytest.raises(UsageError, match=r"is no \.cinr file; OpenSlide opens others, from a local path"):
         open_slide((tmp_path / "picture.png").as_uri())
     assert CinrSlide.detect_format(url) == "inrwsi"

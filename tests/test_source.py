@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -266,6 +267,21 @@ def test_a_turned_photograph_is_read_upright(tmp_path: Path) -> None:
     with open_source(tmp_path / "a.png") as source:
         assert (source.width, source.height) == (64, 96)
         assert np.array_equal(whole(source)[::16, ::16], np.rot90(picture()[:4, :6], -1))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_sixteen_bits_are_turned_as_eight_are(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    deep = picture(dtype=np.uint16)[:40, :60]
+    Image.fromarray((deep >> 8).astype(np.uint8)).save(tmp_path / "a.png", exif=exif)
+    chunk = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    png = imagecodecs.png_encode(deep)
+    said = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", imagecodecs.zlib_crc32(chunk))
+    (tmp_path / "b.png").write_bytes(png[:33] + said + png[33:])
+    with open_source(tmp_path / "a.png") as a, open_source(tmp_path / "b.png") as b:
+        assert b.bit_depth == 16
+        assert np.array_equal(whole(a), whole(b) >> 8)
 
 
 def test_arrays() -> None:

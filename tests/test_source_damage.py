@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ import tifffile
 from PIL import Image
 
 from inrwsi.errors import UsageError
+from inrwsi.formats import source_image
+from inrwsi.formats.container import Container
 from inrwsi.formats.source import open_source
 from tests.test_source import TIFFS, H, W, picture, planes, real, whole
 
@@ -107,6 +111,61 @@ def test_pictures_too_large_to_hold_are_refused_before_they_are_decoded(tmp_path
     with pytest.raises(UsageError, match=r"60000x50000 pixels are too many.*tiled TIFF"):
         open_source(tmp_path / "a.png")
     assert before == Image.MAX_IMAGE_PIXELS
+
+
+def png(wh: tuple[int, int], rows: bytes) -> bytes:
+    """Of 8 bits RGB, with these rows, each after its filter's number."""
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", *wh, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    chunks = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def test_a_picture_that_cannot_be_in_its_bytes_is_refused(tmp_path: Path) -> None:
+    """Whoever believed it would ask for 6 GB."""
+    (tmp_path / "a.png").write_bytes(png((46000, 46000), b""))
+    with pytest.raises(UsageError, match=r"46000x46000 pixels cannot be in its \d\d bytes; the file is damaged"):
+        open_source(tmp_path / "a.png")
+
+
+def test_a_picture_that_memory_does_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (9, 2)).save(tmp_path / "a.jpg")
+
+    def full(*args: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(source_image, "_to_array", full)
+    with pytest.raises(UsageError, match=r"a\.jpg: does not fit in memory.*convert it to a tiled TIFF"):
+        open_source(tmp_path / "a.jpg")
+
+
+def test_a_picture_whose_rows_end_early_is_refused(tmp_path: Path) -> None:
+    row = b"\0" + bytes(range(90))
+    (tmp_path / "a.png").write_bytes(png((30, 20), row * 20))
+    with open_source(tmp_path / "a.png") as source:
+        assert source.read((0, 19), (30, 1)).tobytes() == row[1:]
+    (tmp_path / "a.png").write_bytes(png((30, 20), row * 8))
+    with pytest.raises(UsageError, match=r"a\.png: cannot be decoded .*damaged or incomplete"):
+        open_source(tmp_path / "a.png")
+
+
+def test_pipes_are_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "slide.svs")
+    os.mkfifo(tmp_path / "slide.cinr")
+    with pytest.raises(UsageError, match=r"slide\.svs: is a pipe or device; .* save it to a file"):
+        open_source(tmp_path / "slide.svs")
+    with pytest.raises(UsageError, match=r"slide\.cinr: is a pipe or device; .* save it to a file"):
+        Container.open(tmp_path / "slide.cinr")
+
+
+def test_tiffs_that_are_to_be_turned_are_refused(tmp_path: Path) -> None:
+    deep = np.zeros((40, 30), np.uint16)
+    for orientation in (1, 6):
+        tifffile.imwrite(tmp_path / "a.tif", deep, extratags=[(274, "H", 1, orientation, True)])
+        if orientation == 1:
+            with open_source(tmp_path / "a.tif") as source:
+                assert (source.width, source.height) == (30, 40)
+    with pytest.raises(UsageError, match=r"is to be turned when it is shown \(orientation 6\); save it upright"):
+        open_source(tmp_path / "a.tif")
 
 
 def test_a_truncated_aperio_slide_is_not_read_as_something_less(tmp_path: Path) -> None:

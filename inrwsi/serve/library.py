@@ -306,14 +306,15 @@ class Held(Generic[T]):
 def _files(folder: Path) -> list[tuple[Path, list[Path]]]:
     """The `.cinr` files of a folder, each with the others of its name that lie beside it. Raises OSError."""
     others = _by_stem(folder)
-    return [(path, others.get(path.stem, [])) for path in sorted(folder.glob(f"*{SUFFIX}")) if path.is_file()]
+    files = (path for path in sorted(folder.iterdir()) if path.suffix.lower() == SUFFIX and path.is_file())
+    return [(path, others.get(path.stem, [])) for path in files]
 
 
 def _by_stem(folder: Path) -> dict[str, list[Path]]:
     """The files of a folder that are no `.cinr`, by name without suffix. Raises OSError."""
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix != SUFFIX and path.is_file():
+        if path.suffix.lower() != SUFFIX and path.is_file():
             found.setdefault(path.stem, []).append(path)
     return found
 
@@ -329,6 +330,10 @@ def _identity(path: Path) -> str:
 
 def _read(path: Path) -> Entry:
     """Raises CorruptFile, UnsupportedVersion, UsageError; OSError where it went away."""
+    try:
+        path.name.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{str(path)!r}: its name is not of UTF-8, so no address can be; rename it") from None
     identity = _identity(path)
     with Container.open(path) as container:
         check_model(container)

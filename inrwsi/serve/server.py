@@ -38,8 +38,9 @@ from inrwsi.serve.options import ServeOptions
 from inrwsi.serve.work import Busy, ClientGone, Work
 
 STATIC = Path(__file__).parent / "static"
-# A slide is a patient's: no shared cache keeps it. A browser asks again after a while, and is told "not modified".
-CACHE = {"Cache-Control": "private, max-age=300"}
+# A slide is a patient's: no shared cache keeps it. A browser asks each time, and is told "not modified": what it has
+# may be of a file that was replaced.
+CACHE = {"Cache-Control": "private, no-cache"}
 ASK_AGAIN = {"Cache-Control": "no-cache"}
 CLIENT_GONE = 499  # nobody sees it; nginx's number
 PNG_LEVEL = 1  # of zlib: PNG is for who wants it exact, and soon

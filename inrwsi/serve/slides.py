@@ -15,10 +15,8 @@ from inrwsi.decode import Decoder
 from inrwsi.errors import CorruptFile
 from inrwsi.geometry import Rect
 from inrwsi.resample import AreaSum
-from inrwsi.slide_parts import over
+from inrwsi.slide_levels import SlideLevels
 
-# OpenSlide tells downsamples from sizes, which are rounded: 16.02. Pixels of levels that scanners write cover 16 x 16.
-ROUNDED = 0.01
 BLOCK_PX = 2048  # of the source, read at a time
 
 
@@ -88,11 +86,9 @@ class OpenSource:
         self._slide = openslide.open_slide(path)
         # A picture that is no slide is decoded as a whole when it is first read; threads must not all do that.
         self._slide.read_region((0, 0), 0, (1, 1))
-        self._downsamples = [_unrounded(d) for d in self._slide.level_downsamples]
+        self._levels = SlideLevels(self._slide)
         profile = self._slide.color_profile
         self._to_srgb = srgb_transform(profile.tobytes() if profile else None)
-        background = self._slide.properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "ffffff")
-        self._background = np.array(list(bytes.fromhex(background)), np.uint8)
 
     def __del__(self) -> None:
         if hasattr(self, "_slide"):
@@ -113,10 +109,8 @@ class OpenSource:
         Raises:
             OpenSlideError: the file is damaged.
         """
-        level = self._slide.get_best_level_for_downsample(step * (1 + ROUNDED))
-        scale = step / self._downsamples[level]
-        # The last pixels of a level that was rounded down stand for the slide up to its edge.
-        ends = [math.ceil(side / self._downsamples[level] - ROUNDED) for side in self._slide.dimensions]
+        level, downsample = self._levels.best(step)
+        scale, ends = step / downsample, self._levels.ends(level)
         x, y = math.floor(out.x * scale), math.floor(out.y * scale)
         right, bottom = (
             min(math.ceil((out.x + out.w) * scale), ends[0]),
@@ -126,29 +120,11 @@ class OpenSource:
         for top in range(y, bottom, BLOCK_PX):
             for left in range(x, right, BLOCK_PX):
                 block = Rect(left, top, min(BLOCK_PX, right - left), min(BLOCK_PX, bottom - top))
-                pixels = self._level(level, block)
+                pixels = self._levels.read(level, block)
                 if scale == 1 and (block.w, block.h) == (out.w, out.h):
                     return pixels
                 total.add((left, top), (block.w, block.h), pixels)
-        return total.result(self._background)
-
-    def _level(self, level: int, l_rect: Rect) -> np.ndarray:
-        """(h, w, 3) uint8 of a level, which may end a pixel before the rectangle does."""
-        wh, downsample = self._slide.level_dimensions[level], self._slide.level_downsamples[level]
-        x, y = min(l_rect.x, wh[0] - 1), min(l_rect.y, wh[1] - 1)
-        size = (min(l_rect.x + l_rect.w, wh[0]) - x, min(l_rect.y + l_rect.h, wh[1]) - y)
-        # It is asked for by OpenSlide's own downsample, which takes it back to the whole pixel.
-        rgba = self._slide.read_region(
-            (round(x * downsample), round(y * downsample)), level, (max(1, size[0]), max(1, size[1]))
-        )
-        pixels = over(np.asarray(rgba), tuple(self._background.tolist()))
-        short = (l_rect.h - pixels.shape[0], l_rect.w - pixels.shape[1])
-        return np.pad(pixels, ((0, short[0]), (0, short[1]), (0, 0)), mode="edge") if any(short) else pixels
-
-
-def _unrounded(downsample: float) -> float:
-    whole = float(round(downsample))
-    return whole if abs(downsample / whole - 1) <= ROUNDED else downsample
+        return total.result(self._levels.background)
 
 
 def srgb_transform(icc: bytes | None) -> ImageCms.ImageCmsTransform | None:
