@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -123,10 +125,8 @@ def _figures(report: CompareReport, against: Path) -> str:
     from inrwsi.compare import TILE_PX
 
     (width, height) = report.l0_wh
-    lines = [
-        f"against {against}: PSNR {report.psnr_db:.2f} dB, SSIM {report.ssim:.4f}, glass and all; "
-        f"{width * height / 1e6:,.2f} Mpx"
-    ]
+    ssim = "too small for SSIM" if math.isnan(report.ssim) else f"SSIM {report.ssim:.4f}"
+    lines = [f"against {against}: PSNR {report.psnr_db:.2f} dB, {ssim}, glass and all; {width * height / 1e6:,.2f} Mpx"]
     if report.worst:
         lines.append(f"worst tiles of {TILE_PX} x {TILE_PX}:")
         lines.append(f"{'x':>10} {'y':>10} {'PSNR, dB':>10}")

@@ -107,6 +107,9 @@ def test_a_slide_smaller_than_a_window(tmp_path: Path) -> None:
     assert report.psnr_db == pytest.approx(20 * math.log10(255))
     assert math.isnan(report.ssim)
     assert worst_tiles_picture(report.worst).mode == "RGB"
+    Image.fromarray(tiny.octaves[0][..., 0]).save(tmp_path / "tiny.png")
+    result = run("verify", tiny.path, "--against", tmp_path / "tiny.png", "--worst", 0, "-q")
+    assert "PSNR inf dB, too small for SSIM, glass and all" in result.stdout
 
 
 def test_the_picture_shows_both_and_their_difference(noise: FakeFile, source: np.ndarray) -> None:
