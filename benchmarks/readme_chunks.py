@@ -13,6 +13,7 @@ from .settings import SettingsRun
 
 SEAMS = ("<!-- seams:begin -->", "<!-- seams:end -->")
 REFINED = ("<!-- refined:begin -->", "<!-- refined:end -->")
+TUNED = ("<!-- tuned:begin -->", "<!-- tuned:end -->")
 MEMORY = ("<!-- memory:begin -->", "<!-- memory:end -->")
 
 
@@ -28,7 +29,8 @@ def blocks(folder: Path) -> tuple[Block, ...]:
     if (path := folder / "memory.json").exists():
         found.append(Block(MEMORY, *memory(load(MemoryRun, path))))
     if (path := folder / "settings.json").exists():
-        found.append(Block(REFINED, refined(load(SettingsRun, path)), None))
+        run = load(SettingsRun, path)
+        found += [Block(REFINED, refined(run), None), Block(TUNED, tuned(run), None)]
     return tuple(found)
 
 
@@ -57,6 +59,20 @@ def refined(run: SettingsRun) -> str:
     return (
         f"Refining alone takes, at equal PSNR and of the bits of `fast`, {said}: means and ranges of {len(images)} "
         f"crops of {run.crop_px} px (`{run.command}`, [the record](benchmarks/results/settings.json))."
+    )
+
+
+def tuned(run: SettingsRun) -> str:
+    """What the tunings for one metric take of the default's bits, at equal values of either."""
+    means = {w.variant: w for w in run.worth if w.image == "all"}
+    said = "; ".join(
+        f"`--tune {tune}` {mean.psnr_percent:+.1f} % at equal PSNR and {mean.ms_ssim_percent:+.1f} % at equal MS-SSIM"
+        for tune in ("psnr", "ms-ssim")
+        for mean in [means[f"fast, tune {tune}"]]
+    )
+    return (
+        f"Bits beside the default's: {said}; the means of {len({p.image for p in run.points})} crops of "
+        f"{run.crop_px} px (`{run.command}`, [the record](benchmarks/results/settings.json))."
     )
 
 

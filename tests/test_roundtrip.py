@@ -195,6 +195,25 @@ def test_a_resumed_encoding_gives_the_same_file(
         assert "network" not in stages
 
 
+@pytest.mark.usefixtures("few_steps")
+def test_blank_tiles_whose_records_were_lost_are_found_again(encoded: Encoded, tmp_path: Path) -> None:
+    out = tmp_path / "slide.cinr"
+    options = EncodeOptions(model="cinr", tile_px=TILE_PX, passes=3, bpp=3.0, device="cpu")
+
+    def stop(progress: Progress) -> None:
+        if progress.stage == "network":
+            raise _Stop
+
+    with open_source(small_slide(), mpp_um=0.5, objective_power=20) as source:
+        with pytest.raises(_Stop):
+            encode(source, out, options, progress=stop)
+        log = tmp_path / "slide.cinr.work" / "chunks.log"
+        assert log.stat().st_size > 40
+        log.write_bytes(log.read_bytes()[:-20])
+        encode(source, out, options, resume=True)
+    assert out.read_bytes() == encoded.path.read_bytes()
+
+
 def test_what_cannot_be_encoded_is_said(tmp_path: Path) -> None:
     with (
         open_source(np.zeros((64, 64, 3), np.uint16)) as deep,
