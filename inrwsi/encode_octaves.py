@@ -45,7 +45,7 @@ from inrwsi.encode_units import (
     quadrant,
     scan_unit,
 )
-from inrwsi.errors import CorruptFile
+from inrwsi.errors import CorruptFile, UnsupportedVersion
 from inrwsi.fields import octaves_prior
 from inrwsi.fields.octaves_model import CHUNK_PX, FEATURES, Decoded, OctavesModel
 from inrwsi.formats.container import Container
@@ -288,7 +288,7 @@ class _Coder:
         try:
             with Container.open(path) as container:
                 whole = not container.verify()
-        except CorruptFile:
+        except (CorruptFile, UnsupportedVersion):
             whole = False
         if whole:
             self._made.add(step)

@@ -13,19 +13,21 @@ from click.testing import CliRunner
 from PIL import Image
 
 import inrwsi
+from inrwsi import encode_octaves, octave_choices
 from inrwsi.benchmarks import quality
+from inrwsi.cli.encode import encode as encode_command
 from inrwsi.cli.main import main
 from inrwsi.coding import rans
-from inrwsi.fields import octaves_prior
+from inrwsi.fields import octaves_model, octaves_prior
 from inrwsi.fields.octaves import active_steps
 from inrwsi.fields.octaves_integer import IntegerNet, net_of, octave_step
 from inrwsi.fields.octaves_model import ACTIVITY, HALF_ACTIVITY, STEP_UNIT, Decoded
 from inrwsi.formats.container import Container
+from inrwsi.options import TUNES
 from tests import octaves_reference as reference
 from tests.test_octave_chunks import CPU, MODEL, PRIORS, chosen, coder_of, digest, parent_of, plain, same, tissue
 from tests.test_octaves_integer import WAYS, Kind, prior, said
 
-ACTIVE = replace(MODEL, steps=ACTIVITY)
 TUNINGS = {  # what a file says, and how many times as much luma counts in the colour transform
     "balanced": ("half activity", [16, 14, 13], 1.35),
     "psnr": (None, None, 1.0),
@@ -119,6 +121,13 @@ def picture(path: Path) -> np.ndarray:
     pixels = np.clip(np.rint(colours), 0, 255).astype(np.uint8)
     Image.fromarray(pixels).save(path)
     return pixels
+
+
+def test_every_tuning_is_known_everywhere() -> None:
+    (option,) = (p for p in encode_command.params if p.name == "tune")
+    assert list(option.type.choices) == list(TUNES) == list(TUNINGS) == list(octaves_model.TUNINGS)  # type: ignore[attr-defined]
+    assert list(encode_octaves.LUMA) == list(TUNES)
+    assert {steps for steps, _ in octaves_model.TUNINGS.values()} == set(octave_choices.ACTIVE_COLOUR)
 
 
 def test_what_a_file_is_tuned_for_gets_the_bits(tmp_path: Path) -> None:
