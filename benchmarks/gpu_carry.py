@@ -50,10 +50,11 @@ def main(slide: Path | None, side_px: int, slides: Path | None, python: str | No
         put(CROP, pixels, QUALITY)
         about = {"slide": slide.name, "l0_xy": list(l0_xy), "jpeg_quality": QUALITY}
         write_whole(PLACE, (json.dumps(about) + "\n").encode())
-    for name in TRAINED_ON if slides else ():
-        with open_source(Path(str(slides)) / name) as source:
-            pixels = source.read((0, 0), (source.width, source.height))
-        put(SLIDES / name, np.ascontiguousarray(pixels[..., :3]), SLIDES_QUALITY)
+    if slides:
+        for name in TRAINED_ON:
+            with open_source(slides / name) as source:
+                pixels = source.read((0, 0), (source.width, source.height))
+            put(SLIDES / name, np.ascontiguousarray(pixels[..., :3]), SLIDES_QUALITY)
     if python:
         fetch_wheels(python)
     files = [path for path in sorted(CARRIED.rglob("*")) if path.is_file()]

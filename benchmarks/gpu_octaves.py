@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 TRAINING_BATCH = 16
 ROUND_STEPS = (8.0, 40.0)
+TIMES = 5  # that something is timed
 PARITY_OCTAVES, PARITY_WH = (0, 1, 2, 5), ((72, 40), (8, 4))  # a library chooses its algorithm by the shape
 
 
@@ -42,8 +43,9 @@ def smooth_picture(side_px: int, seed: int) -> np.ndarray:
 def parity_octaves(ctx: Context) -> dict[str, Any]:
     """Chunks, decoded on the device and on the CPU in every way it has, and encoded on either for the other."""
     digest, whole = octaves_prior.current_sha256(), (64, 64) if ctx.quick else (256, 256)
+    klt = Klt.of(_picture(whole))
     models = {
-        (step, tune): OctavesModel.of(digest, round(step * STEP_UNIT), Klt.of(_picture(whole)), tune=tune)
+        (step, tune): OctavesModel.of(digest, round(step * STEP_UNIT), klt, tune=tune)
         for step, tune in product(ROUND_STEPS, TUNINGS)
     }
     result: dict[str, Any] = {}
@@ -84,9 +86,9 @@ def _parity(ctx: Context, model: OctavesModel, octave: int, wh: tuple[int, int])
             differing = sum(int((a != b).sum()) for a, b in pairs if a is not None and b is not None)
             if differing:
                 found |= {f"{name}_of_{maker}": f"{differing} numbers differ", "ok": False}
-    for name in ("device", "cpu"):
+    for name in ("device", "cpu") if found["ok"] else ():
         took = []
-        for _ in range(1 if ctx.quick else 5):
+        for _ in range(1 if ctx.quick else TIMES):
             began = time.perf_counter()
             coders[name].decode(octave, payload, parent, wh)
             took.append(1000 * (time.perf_counter() - began))
@@ -113,21 +115,19 @@ def train_prior(ctx: Context) -> dict[str, Any]:
         return {"error": "the package's prior is not here", "ok": False}
     tried = Training(OctavesConfig(), recipe, pictures, ctx.device)
     tried.step()  # the first finds its algorithms
-    began = time.monotonic()
-    for _ in range(1 if ctx.quick else 5):
+    began, times = time.monotonic(), 1 if ctx.quick else TIMES
+    for _ in range(times):
         tried.step()
-    step_s = (time.monotonic() - began) / (1 if ctx.quick else 5)
-    begun = CARRIED / "prior.safetensors"
-    fresh = ctx.quick or not begun.exists()
-    if not ctx.quick:
-        recipe = replace(recipe, steps=max(1, int((ctx.deadline - time.monotonic() - 10) / step_s)))
-    training = Training(OctavesConfig(), recipe, pictures, ctx.device)
-    if fresh:
-        training.model.load_state_dict(floats_of(shipped).state_dict())
-    else:
+    step_s = (time.monotonic() - began) / times
+    training, begun = Training(OctavesConfig(), recipe, pictures, ctx.device), CARRIED / "prior.safetensors"
+    if begun.exists() and not ctx.quick:
         resume(training, begun)
+    else:
+        training.model.load_state_dict(floats_of(shipped).state_dict())
     first, losses = training.step_number, list[float]()
-    while training.step_number < recipe.steps and (ctx.quick or time.monotonic() < ctx.deadline - 5):
+    steps = recipe.steps if ctx.quick else max(1, int((ctx.deadline - time.monotonic() - 10) / step_s))
+    training.recipe = replace(recipe, steps=first + steps)
+    while len(losses) < steps and (ctx.quick or time.monotonic() < ctx.deadline - 5):
         losses.append(training.step()[0])
     save(training, ctx.out / "prior.safetensors")
     tenth = max(1, len(losses) // 10)

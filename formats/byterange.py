@@ -86,13 +86,23 @@ def open_ranges(path_or_file: str | os.PathLike[str] | BinaryIO) -> ByteRanges:
     if "://" in name:
         return _open_url(name)
     try:
-        mode = os.stat(name).st_mode  # first: to open a pipe that nobody writes into is to wait
-        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode) or stat.S_ISDIR(mode)):
-            raise UsageError(f"{name}: is a pipe or device; a .cinr file is read at any position: save it to a file")
+        check_positions(name, "a .cinr file")
         return ByteRanges(open(name, "rb", buffering=0), name, owned=True, positional=True)
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"{name}: cannot be opened: {reason}") from None
+
+
+def check_positions(name: str | os.PathLike[str], what: str) -> None:
+    """To be called before a file is opened: to open a pipe that nobody writes into is to wait.
+
+    Raises:
+        UsageError: it can be read in order alone.
+        OSError, ValueError: as `os.stat`.
+    """
+    mode = os.stat(name).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode) or stat.S_ISDIR(mode)):
+        raise UsageError(f"{name}: is a pipe or device; {what} is read at any position: save it to a file")
 
 
 def _open_url(url: str) -> ByteRanges:

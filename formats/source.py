@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import stat
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 import openslide
 
 from inrwsi.errors import UsageError
+from inrwsi.formats.byterange import check_positions
 from inrwsi.formats.source_base import BaseSource, overview_step
 from inrwsi.formats.source_image import ArraySource, open_image
 from inrwsi.formats.source_openslide import OpenSlideSource
@@ -115,9 +114,7 @@ def _stated_mpp(mpp_um: float | Sequence[float]) -> tuple[float, float]:
 
 def _open_file(path: Path) -> BaseSource:
     try:
-        mode = os.stat(path).st_mode  # first: to open a pipe that nobody writes into is to wait
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise UsageError(f"{path}: is a pipe or device; a slide is read at any position: save it to a file")
+        check_positions(path, "a slide")
         with open(path, "rb") as file:
             magic = file.read(4)
     except FileNotFoundError as error:

@@ -7,7 +7,7 @@ import operator
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -332,17 +332,18 @@ class _OpenSlideReader:
 
     def __init__(self, slide: openslide.AbstractSlide, path: str) -> None:
         self._slide, self._path = slide, path
-        picture = None
-        if isinstance(slide, openslide.ImageSlide):  # which does not turn it by its tag, and keeps 8 bits of 16
-            with open_source(path) as source:
-                if source.channels in (1, 3) and source.bit_depth == 8:
-                    whole = source.read((0, 0), (source.width, source.height))
-                    picture = np.ascontiguousarray(np.broadcast_to(whole, (*whole.shape[:2], 3)))
-        self._levels = SlideLevels(slide, picture)
 
     def __del__(self) -> None:
         if isinstance(self._slide, openslide.ImageSlide):  # the others close themselves
             self._slide.close()
+
+    @cached_property
+    def _levels(self) -> SlideLevels:
+        if not isinstance(self._slide, openslide.ImageSlide):
+            return SlideLevels(self._slide)
+        with open_source(self._path) as source:  # OpenSlide does not turn a picture by its tag
+            pixels = source.read((0, 0), (source.width, source.height))
+        return SlideLevels(self._slide, np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
 
     def facts(self, mpp_um: float | None, objective_power: float | None) -> _Facts:
         with open_source(self._path, mpp_um=mpp_um, objective_power=objective_power) as source:
@@ -351,7 +352,7 @@ class _OpenSlideReader:
                     f"{self._path}: has {source.channels} channels of {source.bit_depth} bits; patches are of slides "
                     "with 1 or 3 of 8"
                 )
-            return _Facts(self._levels.l0_wh, source.mpp_um, source.objective_power)
+            return _Facts((source.width, source.height), source.mpp_um, source.objective_power)
 
     def overview(self) -> tuple[np.ndarray, tuple[int, ...]]:
         with open_source(self._path) as source:

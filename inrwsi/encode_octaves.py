@@ -47,7 +47,7 @@ from inrwsi.encode_units import (
 )
 from inrwsi.errors import CorruptFile, UnsupportedVersion
 from inrwsi.fields import octaves_prior
-from inrwsi.fields.octaves_model import CHUNK_PX, FEATURES, Decoded, OctavesModel
+from inrwsi.fields.octaves_model import CHUNK_PX, FEATURES, TUNINGS, Decoded, OctavesModel
 from inrwsi.formats.container import Container
 from inrwsi.formats.header import GridInfo, Header
 from inrwsi.job import Job, Log
@@ -59,7 +59,6 @@ from inrwsi.rate_control import START_STEP, Goal, Measured, search, settle, step
 from inrwsi.tissue import glass_colour
 from inrwsi.workers import Workers
 
-LUMA = {"balanced": 1.35, "psnr": 1.0, "ms-ssim": 2.5}  # what it counts against colour: MS-SSIM is of luma alone
 WINDOWS, WINDOW_PX = 64, 64  # from which the colour transform is made
 UNIT_BYTES_A_PX = 48  # of memory, while a unit is coded
 _SSE = struct.Struct("<Q")
@@ -69,7 +68,7 @@ def encode(task: Task) -> Outcome:
     """Encode with model `octaves`; called by `encode.encode`, which checks first."""
     plan = Plan.of(task.l0_wh)
     settings = task.options.octaves
-    klt = Klt.of(_tissue_pixels(task), luma=LUMA[settings.tune] if task.source.channels == 3 else 1.0)
+    klt = Klt.of(_tissue_pixels(task), luma=TUNINGS[settings.tune].luma if task.source.channels == 3 else 1.0)
     model = OctavesModel.of(octaves_prior.current_sha256(), START_STEP, klt, tune=settings.tune)
     same = about(task, {**to_dict(model), "step": None, "spacing": None}, settings)
     with Job(task.out, same, resume=task.resume, overwrite=task.overwrite) as job:

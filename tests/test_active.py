@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import inrwsi
-from inrwsi import encode_octaves, octave_choices
+from inrwsi import octave_choices
 from inrwsi.benchmarks import quality
 from inrwsi.cli.encode import encode as encode_command
 from inrwsi.cli.main import main
@@ -125,9 +125,9 @@ def picture(path: Path) -> np.ndarray:
 
 def test_every_tuning_is_known_everywhere() -> None:
     (option,) = (p for p in encode_command.params if p.name == "tune")
-    assert list(option.type.choices) == list(TUNES) == list(TUNINGS) == list(octaves_model.TUNINGS)  # type: ignore[attr-defined]
-    assert list(encode_octaves.LUMA) == list(TUNES)
-    assert {steps for steps, _ in octaves_model.TUNINGS.values()} == set(octave_choices.ACTIVE_COLOUR)
+    assert list(option.type.choices) == list(TUNES) == list(TUNINGS)  # type: ignore[attr-defined]
+    assert {luma for _, _, luma in TUNINGS.values()} == {t.luma for t in octaves_model.TUNINGS.values()}
+    assert {t.steps for t in octaves_model.TUNINGS.values()} == set(octave_choices.ACTIVE_COLOUR)
 
 
 def test_what_a_file_is_tuned_for_gets_the_bits(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,15 +25,25 @@ CHUNK_PX = 256
 MOST_INVERSE = 16 * UNIT
 OWN_STEP_UNIT = 16  # the usual step, in the fixed point of octaves' own
 LEAST_OWN_STEP, MOST_OWN_STEP, MOST_OWN_STEPS = 4, 64, 32
-# What files are made with, by what they are tuned for: `steps` and `own_steps`. Most of MS-SSIM is taken at half size
-# and less (Wang et al. 2003, section 3.2: the finest scale weighs 0.04), where errors of octave 0 are gone: so octave
-# 0 has a coarser step beside the others. (22, 15, 13), measured on five images: 4.3 % fewer bits at equal MS-SSIM, none
-# more at equal PSNR; with 1.4 times as much between the octaves no fewer, and 2 % more. Half of either takes most of
-# what there is at equal MS-SSIM for little at equal PSNR (README has both).
-TUNINGS: dict[str, tuple[str | None, tuple[int, ...] | None]] = {
-    "balanced": (HALF_ACTIVITY, (16, 14, 13)),
-    "psnr": (None, None),
-    "ms-ssim": (ACTIVITY, (22, 15, 13)),
+
+
+class Tuning(NamedTuple):
+    """What files are made with: the model's `steps` and `own_steps`, and what luma counts against colour."""
+
+    steps: str | None
+    own_steps: tuple[int, ...] | None
+    luma: float
+
+
+# By what they are tuned for, the default first. MS-SSIM is of luma alone, and most of it is taken at half size and less
+# (Wang et al. 2003, section 3.2: the finest scale weighs 0.04), where errors of octave 0 are gone: so octave 0 has a
+# coarser step beside the others. (22, 15, 13), measured on five images: 4.3 % fewer bits at equal MS-SSIM, none more at
+# equal PSNR; with 1.4 times as much between the octaves no fewer, and 2 % more. Half of it all takes most of what there
+# is at equal MS-SSIM for little at equal PSNR (README has both).
+TUNINGS = {
+    "balanced": Tuning(HALF_ACTIVITY, (16, 14, 13), 1.35),
+    "psnr": Tuning(None, None, 1.0),
+    "ms-ssim": Tuning(ACTIVITY, (22, 15, 13), 2.5),
 }
 # The spacing at one step, in grey levels, and how it rises: 16 at 7.6 and 34 at ten times that. Measured on five
 # images, against one quantiser of whole units: 7 % fewer bits at 43 dB, 10 at 36, 18 at 30; with spacings a quarter
@@ -126,7 +137,7 @@ class OctavesModel:
 
         `tune`: one of `TUNINGS`.
         """
-        steps, own_steps = TUNINGS[tune]
+        steps, own_steps, _ = TUNINGS[tune]
         inverse = None if klt.inverse is None else sum(klt.inverse, ())
         matrix = sum(klt.matrix, ())
         made = cls(prior, LEAST_STEP, matrix, klt.mean, "octaves", inverse, steps, SHIFTED, own_steps)
