@@ -9,7 +9,6 @@ from pathlib import Path
 from inrwsi.coding.base_layer import KINDS
 from inrwsi.errors import UnsupportedVersion, UsageError
 from inrwsi.fields.models import model_names
-from inrwsi.fields.octaves_model import TUNINGS
 from inrwsi.formats.container import Container
 from inrwsi.formats.source import SlideSource
 
@@ -17,7 +16,7 @@ EFFORTS = ("fast", "default", "best")
 OF_OCTAVES = ("quality", "effort", "self_contained", "tune")
 LOSSES = ("mse", "ms-ssim", "stain", "nuclei", "segmentation", "perceptual")
 OF_NETWORKS = ("segmentation", "perceptual")  # losses
-TUNES = tuple(TUNINGS)
+TUNES = ("balanced", "psnr", "ms-ssim")  # of `octaves_model.TUNINGS`, which is not imported here for its numba
 OPTIMISERS = ("adam", "soap")
 OF_FIELDS = (
     *("bpp", "passes", "tile_px", "weight_bits", "prior", "prior_quality"),

@@ -125,7 +125,7 @@ def picture(path: Path) -> np.ndarray:
 
 def test_every_tuning_is_known_everywhere() -> None:
     (option,) = (p for p in encode_command.params if p.name == "tune")
-    assert list(option.type.choices) == list(TUNES) == list(TUNINGS)  # type: ignore[attr-defined]
+    assert list(option.type.choices) == list(TUNES) == list(TUNINGS) == list(octaves_model.TUNINGS)  # type: ignore[attr-defined]
     assert {luma for _, _, luma in TUNINGS.values()} == {t.luma for t in octaves_model.TUNINGS.values()}
     assert {t.steps for t in octaves_model.TUNINGS.values()} == set(octave_choices.ACTIVE_COLOUR)
 
