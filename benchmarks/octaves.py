@@ -52,6 +52,7 @@ RESULTS = Path(__file__).parent / "results"
 PARTIAL = RESULTS / ".partial"
 CROPS, SLIDE = "crops", "slide"
 SLIDE_QUALITIES = (36.0, 57.0, 78.0, 99.0)  # on a slide at 20x 35 to 49 dB, as the peers have at 0.3 to 2 bpp
+SLIDE_20X = "slide-20x.tiff"  # which the values that must be reached are of
 TIMED_QUALITY = 60.0
 TIMED_IMAGE = "duodenum-NET-HE.png"  # or the first, where it is not among them
 
@@ -80,9 +81,11 @@ class Asked:
 
     @property
     def name(self) -> str:
-        """Of the result."""
+        """Of the result: a slide's own, where it is another than README's."""
         tuned = f"_{self.tune.replace('-', '_')}" if self.tune != TUNES[0] else ""
-        return f"octaves_{self.which}{'_quick' if self.quick else ''}{tuned}"
+        slide = None if self.slide is None or self.slide.name == SLIDE_20X else self.slide.stem.removeprefix("slide-")
+        named = f"_{slide}" if slide else ""
+        return f"octaves_{self.which}{named}{'_quick' if self.quick else ''}{tuned}"
 
     @property
     def peers_name(self) -> str:

@@ -89,7 +89,8 @@ def load_results(root: Path) -> Results:
     names = ("rate_distortion", "speed")
     suffix = "" if all((folder / f"{name}.json").exists() for name in names) else "_quick"
     rates, speed = (load(RunSet, folder / f"{name}{suffix}.json") for name in names)
-    octaves = [f"octaves_{which}{tune}.json" for which in ("crops", "slide") for tune in ("", "_psnr", "_ms_ssim")]
+    sets, tunes = ("crops", "slide", "slide_40x"), ("", "_psnr", "_ms_ssim")
+    octaves = [f"octaves_{which}{tune}.json" for which in sets for tune in tunes]
     runs = tuple(load(cast(Any, OctavesRun), folder / name) for name in octaves if (folder / name).exists())
     paper, gpu = folder / "paper.json", folder / "gpu.json"
     return Results(

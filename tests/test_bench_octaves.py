@@ -297,3 +297,17 @@ def test_mistakes_end_in_a_sentence(arguments: tuple[object, ...], sentence: str
     found = run(*arguments)
     assert found.exit_code == 2
     assert sentence in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("which", "slide", "tune", "name"),
+    [
+        ("crops", None, "balanced", "octaves_crops"),
+        ("slide", "slide-20x.tiff", "ms-ssim", "octaves_slide_ms_ssim"),
+        ("slide", "slide-40x.tiff", "balanced", "octaves_slide_40x"),
+    ],
+)
+def test_results_of_slides_do_not_replace_each_other(which: str, slide: str | None, tune: str, name: str) -> None:
+    rest = {"slides": Path(), "images": (), "tiles": None, "qualities": (), "peers_only": False, "no_speed": True}
+    asked = octaves.Asked(which=which, slide=slide and Path(slide), effort="default", tune=tune, quick=False, **rest)
+    assert asked.name == name

@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from inrwsi.colour import Klt
+from inrwsi.fields import octaves
 from inrwsi.fields.octaves import logistic_bits
 from inrwsi.fields.octaves_integer import FACTOR_UNIT, NETS, layer_shapes
 from inrwsi.fields.octaves_model import STEP_UNIT, OctavesModel
 from inrwsi.fields.octaves_prior import Prior, pack, unpack
 from inrwsi.fit import release, slide
 from inrwsi.fit.deltas import Net
+from inrwsi.fit.percrop import PerCrop
 from inrwsi.fit.quantise import integer_net, net_units, real_net
 from inrwsi.fit.rounded import floats_of
 from inrwsi.fit.slide import Fitted, SlideFit
@@ -159,6 +161,31 @@ def test_the_number_of_threads_changes_no_bit(threads: int, monkeypatch: pytest.
     assert all(np.array_equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+class AtOnce(PerCrop):
+    """As on a GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        self.at_once = None
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_crops_at_once_are_crops_one_by_one(hard: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for bfloat16's sums, one loss and one gradient."""
+    monkeypatch.setattr(slide, "BATCH", 3)
+    monkeypatch.setattr(slide, "HARD_FROM", 0.0 if hard else 1.0)
+    monkeypatch.setattr(octaves, "_noise", lambda x, generator: torch.zeros_like(x))
+    model = OctavesModel.of(released().sha256, 12 * STEP_UNIT, Klt.of(window()), tune="balanced")
+    losses, gradients = [], []
+    for way in (PerCrop, AtOnce):
+        monkeypatch.setattr(slide, "PerCrop", way)
+        fit = SlideFit(released(), [window()], model, steps=2, tissue_px=10**9, seed=3)
+        losses.append(next(iter(fit.run()))[1])
+        gradients.append(torch.cat([p.grad.flatten() for p in fit.networks.parameters() if p.grad is not None]))
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+    assert float((gradients[0] - gradients[1]).norm() / gradients[0].norm()) < 0.02
+
+
 def test_a_finished_fit_takes_no_step() -> None:
     fit = ran(fit_of(2))
     held = fit.fitted()
@@ -256,6 +283,6 @@ def test_errors_count_by_the_steps_of_their_octaves(octave: int) -> None:
     fit = fit_of(model=replace(model_of(), own_steps=own_steps, spacing=20))
     truth = [torch.zeros(1, 3, 64 >> k, 64 >> k) for k in range(slide.OCTAVES)]
     decoded = [t + (k <= octave) * 6.0 for k, t in enumerate(truth)]
-    found = fit._error(decoded, truth, torch.full((1, 1, 1, 1), 20.0))
+    found = fit._errors(decoded, truth, torch.full((1, 1, 1, 1), 20.0))
     step = 20 * own_steps[min(octave, 2)] / 16 * 0.9 * 20 / 8  # nine tenths of two spacings of 20 / 16
     assert found.item() == pytest.approx((6 / step) ** 2, rel=1e-6)

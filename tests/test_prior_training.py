@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from inrwsi.fields import octaves_prior
+from inrwsi.fields import octaves, octaves_prior
 from inrwsi.fields.octaves import OctavesConfig
 from inrwsi.fields.octaves_model import OctavesModel
 from inrwsi.fit import pictures, release
@@ -129,6 +129,25 @@ def test_it_learns(two_pictures: list[Picture], monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(whole, "_crops", lambda number: one)
     losses = [whole.step()[0] for _ in range(40)]
     assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_crops_at_once_are_crops_one_by_one(
+    hard: bool, two_pictures: list[Picture], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a GPU takes them: each with its own step, spread and loss. But for bfloat16's sums they give one gradient."""
+    monkeypatch.setattr(octaves, "_noise", lambda x, generator: torch.zeros_like(x))
+    monkeypatch.setattr(prior_training, "HARD_FROM", 0.0 if hard else 1.0)
+    found, said = [], []
+    for at_once in (1, None):
+        whole = training(two_pictures, Recipe(steps=4, batch=3, crop_px=CROP_PX))
+        for net in whole.model.nets:  # else means are 0, and spreads are seen in the bits alone
+            torch.nn.init.normal_(net.pixels.weight, std=0.05, generator=torch.Generator().manual_seed(1))
+        whole._gradients.at_once = at_once
+        said.append(whole.step())
+        found.append(torch.cat([p.grad.flatten() for p in whole.model.parameters() if p.grad is not None]))
+    assert np.allclose(*said, rtol=2e-3)
+    assert float((found[0] - found[1]).norm() / found[0].norm()) < 0.02
 
 
 # Crops

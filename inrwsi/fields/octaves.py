@@ -299,7 +299,7 @@ class Octaves(nn.Module):
         step: Tensor,
         hard: bool,
         noise: torch.Generator | None = None,
-        spread: float = 1.0,
+        spread: float | Tensor = 1.0,
     ) -> OctaveOut:
         """Code one octave: `target` is what `forward97` gave of its pixels. With `hard` the rate is of the symbols."""
         net, analysis = self.nets[self.config.net_of(octave)], self.analyses[self.config.net_of(octave)]
@@ -314,12 +314,20 @@ class Octaves(nn.Module):
         return OctaveOut(pixels, up, bits, coded)
 
     def _passes(
-        self, net: OctaveNet, trunk: Tensor, units: Tensor, hard: bool, noise: torch.Generator | None, spread: float
+        self,
+        net: OctaveNet,
+        trunk: Tensor,
+        units: Tensor,
+        hard: bool,
+        noise: torch.Generator | None,
+        spread: float | Tensor,
     ) -> tuple[Tensor, Tensor]:
         at: dict[Sites, Tensor] = {black: black(trunk), white: white(trunk)}
         luma, chroma = units[:, LUMA], units[:, CHROMA]
         heads = net.heads
         bits = []
+        if isinstance(spread, Tensor):
+            spread = torch.cat((spread, spread))  # as `black` and `white` have each picture
 
         def quantise(x: Tensor, head: nn.Module, sites: Sites, seen: Tensor | None) -> Tensor:
             mean, scale = head(at[sites], seen, sites)
@@ -353,7 +361,7 @@ class Octaves(nn.Module):
         octaves: int,
         hard: bool,
         noise: torch.Generator | None = None,
-        spread: float = 1.0,
+        spread: float | Tensor = 1.0,
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Code a picture of `octaves` octaves.
 
@@ -362,7 +370,8 @@ class Octaves(nn.Module):
             step: (B, 1, 1, 1) in grey levels.
             hard: the rate is that of the symbols, not of noise about them.
             noise: what the noise is drawn from.
-            spread: how far apart the values are that coefficients are rounded to, in units.
+            spread: how far apart the values are that coefficients are rounded to, in units; of each
+                picture where it is (B, 1, 1, 1).
 
         Returns:
             For each octave from the finest: decoded pixels, the true ones, and bits (B,).

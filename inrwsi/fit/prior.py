@@ -26,7 +26,7 @@ from inrwsi.coding import tensors
 from inrwsi.fields import octaves_prior
 from inrwsi.fields.octaves import RATE_WEIGHT, Octaves, OctavesConfig
 from inrwsi.fields.octaves_model import spacing_at, spread_of
-from inrwsi.fit.percrop import PerCrop, adam_state
+from inrwsi.fit.percrop import PerCrop, adam_state, one_thread
 from inrwsi.fit.pictures import Crops, Picture, load
 from inrwsi.fit.rounded import floats_of, rounded
 
@@ -75,7 +75,10 @@ class Training:
         self.optimiser = self._adam()
         self.step_number = 0
         self._crops = Crops(pictures, recipe.crop_px, recipe.seed)
-        self._ahead = ThreadPoolExecutor(2)
+        drawing = (
+            2 if device.type == "cpu" else os.cpu_count()
+        )  # a GPU waits for crops, of which a core makes 40 a second
+        self._ahead = ThreadPoolExecutor(drawing, "draw", initializer=one_thread)
         self._gradients = PerCrop(device)
         self._next: tuple[int, list] = (-1, [])
         self._rounded = False
@@ -113,26 +116,29 @@ class Training:
         x = self._batch()
         rng = np.random.default_rng((recipe.seed, 1, self.step_number))
         logs = rng.uniform(math.log(recipe.least_step), math.log(recipe.most_step), len(x))
-        spreads = [spread_of(spacing_at(float(equal))) for equal in np.exp(logs)]
-        steps = torch.tensor(np.exp(logs) / spreads, dtype=torch.float32, device=self.device).view(-1, 1, 1, 1)
+        apart = [spread_of(spacing_at(float(equal))) for equal in np.exp(logs)]
+        steps, spreads = (
+            torch.tensor(values, dtype=torch.float32, device=self.device).view(-1, 1, 1, 1)
+            for values in (np.exp(logs) / apart, apart)
+        )
         done = self.step_number / recipe.steps
         for group in self.optimiser.param_groups:
             group["lr"] = recipe.learning_rate * min(1.0, (self.step_number + 1) / 200) * _cosine(done)
         hard = self._rounded or done >= HARD_FROM
         self.model.analyses.requires_grad_(not hard)
 
-        def crop_loss(n: int, noise: torch.Generator) -> tuple[Tensor, tuple[float, ...]]:
-            step, spread = steps[n : n + 1], spreads[n]
-            decoded, truth, bits = self.model(x[n : n + 1], step, OCTAVES, hard, noise, spread)
-            unit = (step[0, 0, 0, 0] * spread) ** 2
-            errors = [((d - t) ** 2).mean() / unit for d, t in zip(decoded, truth, strict=True)]
-            bpp = torch.stack(bits).sum() / x.shape[2] / x.shape[3]
-            loss = (errors[0] + COARSE_WEIGHT * sum(errors[1:])) / RATE_WEIGHT + bpp
+        def crop_losses(crops: slice, noise: torch.Generator) -> tuple[Tensor, Tensor]:
+            step, spread = steps[crops], spreads[crops]
+            decoded, truth, bits = self.model(x[crops], step, OCTAVES, hard, noise, spread)
+            unit = (step * spread).square().view(-1)
+            errors = [((d - t) ** 2).mean((1, 2, 3)) / unit for d, t in zip(decoded, truth, strict=True)]
+            bpp = torch.stack(bits).sum(0) / x.shape[2] / x.shape[3]
+            losses = (errors[0] + COARSE_WEIGHT * sum(errors[1:])) / RATE_WEIGHT + bpp
             # A share of its bits counts alike at every step: without the logarithm fine steps would be heard alone.
-            return torch.log(loss), (loss.item(), bpp.item(), errors[0].item())
+            return torch.log(losses), torch.stack((losses, bpp, errors[0]), 1).detach()
 
         seeds = [self.step_number * len(x) + n for n in range(len(x))]
-        found = self._gradients.gradients(self.model.parameters(), crop_loss, seeds)
+        found = self._gradients.gradients(self.model.parameters(), crop_losses, seeds)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 3.0)
         self.optimiser.step()
         self.step_number += 1

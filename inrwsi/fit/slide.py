@@ -116,7 +116,7 @@ class SlideFit:
             rng = np.random.default_rng((self._seed, self.step_number))
             x = self._batch(rng)
             spread = np.exp(rng.uniform(-STEP_SPREAD, STEP_SPREAD, BATCH)) * self._model.step / STEP_UNIT
-            step = torch.tensor(spread, dtype=torch.float32, device=self._device).view(-1, 1, 1, 1)
+            steps = torch.tensor(spread, dtype=torch.float32, device=self._device).view(-1, 1, 1, 1)
             done = self.step_number / self.steps
             for group in self._optimiser.param_groups:
                 warm = min(1.0, (self.step_number + 1) / 20)
@@ -124,7 +124,7 @@ class SlideFit:
             hard = done >= HARD_FROM
             if hard:
                 self.networks.analyses.requires_grad_(False)
-            found = gradients.gradients(self._trained.values(), self._crop_loss(x, step, hard), self._seeds())
+            found = gradients.gradients(self._trained.values(), self._crop_losses(x, steps, hard), self._seeds())
             (self._bits_of_weights() / self._tissue_px).backward()  # adds to what is there
             nn.utils.clip_grad_norm_(self._trained.values(), 3.0)
             self._optimiser.step()
@@ -139,25 +139,25 @@ class SlideFit:
         first = (self._seed * 1_000_003 + self.step_number) * BATCH
         return list(range(first, first + BATCH))
 
-    def _crop_loss(self, x: Tensor, step: Tensor, hard: bool) -> Work:
-        def loss_of(n: int, noise: torch.Generator) -> tuple[Tensor, tuple[float, ...]]:
-            own = step[n : n + 1]
-            decoded, truth, bits = self.networks(x[n : n + 1], own, OCTAVES, hard, noise, self._model.spread)
-            loss = self._error(decoded, truth, own) / RATE_WEIGHT + torch.stack(bits).sum() / CROP_PX**2
-            return loss, (loss.item(),)
+    def _crop_losses(self, x: Tensor, steps: Tensor, hard: bool) -> Work:
+        def losses_of(crops: slice, noise: torch.Generator) -> tuple[Tensor, Tensor]:
+            step = steps[crops]
+            decoded, truth, bits = self.networks(x[crops], step, OCTAVES, hard, noise, self._model.spread)
+            losses = self._errors(decoded, truth, step) / RATE_WEIGHT + torch.stack(bits).sum(0) / CROP_PX**2
+            return losses, losses.detach()[:, None]
 
-        return loss_of
+        return losses_of
 
-    def _error(self, decoded: list[Tensor], truth: list[Tensor], step: Tensor) -> Tensor:
-        """Mean squared error in squared steps: of octave 0, and where coarser ones have finer steps, of those too.
+    def _errors(self, decoded: list[Tensor], truth: list[Tensor], step: Tensor) -> Tensor:
+        """Mean squared errors (B,) in squared steps: of octave 0, and of coarser ones where their steps are finer.
 
         An error of octave k is one of all finer octaves. So what it counts for there is taken off, and it counts in
         all as often as its own step says.
         """
-        total, finer = torch.zeros((), device=self._device), math.inf
+        total, finer = torch.zeros(len(step), device=self._device), math.inf
         for k, own in enumerate(self._model.own_steps or (OWN_STEP_UNIT,)):
             apart = at_pixels(self.networks.step_at(step, k, decoded[k + 1])) * self._model.spread
-            squares = ((decoded[k] - truth[k]) / apart).square().mean()
+            squares = ((decoded[k] - truth[k]) / apart).square().mean((1, 2, 3))
             total = total + (1 - (own / finer) ** 2) * 0.25**k * squares
             finer = own
         return total
