@@ -6,7 +6,7 @@ import itertools
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +149,7 @@ class ContainerWriter:
                 os.fsync(self._file.fileno())
                 self._file.close()
                 os.replace(self._partial, self.path)
+                _sync_folder(self.path.parent)
                 return os.stat(self.path).st_size
 
     def abort(self) -> None:
@@ -208,6 +209,16 @@ class ContainerWriter:
 
     def _usage_error(self, error: OSError) -> UsageError:
         return UsageError(f"{self.path}: cannot be written: {error.strerror or error}")
+
+
+def _sync_folder(folder: Path) -> None:
+    """So that the new name, too, is there after a power cut: what the file was made from may be thrown away then."""
+    with suppress(OSError):  # the file is whole and in place; folders of some file systems cannot be asked
+        held = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(held)
+        finally:
+            os.close(held)
 
 
 def _checked(kind: str, raw: bytes) -> tuple[int, bytes]:

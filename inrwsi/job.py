@@ -3,7 +3,7 @@
 The folder `NAME.cinr.work` holds
     job.json             what is being encoded and how; another source or other settings do not resume it
     *.log                one record a finished chunk, or whatever a model numbers; a record cut by a kill is dropped
-    network.safetensors  of cinr: the network's fit as it stands, or done
+    network.checked      the networks' fit as it stands, or done: safetensors, after their CRC-32C
     *.json               what was found and measured, after its CRC-32C
     *.parts              of octaves: what later stages need of earlier ones (`encode_units`)
 
@@ -25,7 +25,6 @@ from typing import Any, BinaryIO, Self
 
 import crc32c
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from inrwsi.errors import Unreachable, UsageError
@@ -34,6 +33,7 @@ _HEAD, _CRC = struct.Struct("<QBI"), struct.Struct("<I")  # number, flag, payloa
 _RECORD_BYTES = _HEAD.size + _CRC.size  # beside its payload
 _META = "__meta__"
 _CHUNKS = "chunks"
+_NETWORK = "network.checked"
 
 
 class Log:
@@ -231,37 +231,28 @@ class Job:
     def save_network(self, tensors: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
         """Replace the network's checkpoint, whole."""
         packed = {**tensors, _META: np.frombuffer(json.dumps(meta).encode(), np.uint8)}
-        write_whole(self.folder / "network.safetensors", save({k: np.ascontiguousarray(v) for k, v in packed.items()}))
+        _write_checked(self.folder / _NETWORK, save({k: np.ascontiguousarray(v) for k, v in packed.items()}))
 
     def load_network(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-        """The network's checkpoint; None where there is none."""
-        path = self.folder / "network.safetensors"
-        if not path.exists():
+        """The network's checkpoint; None where there is none. Raises UsageError where it is not what was saved."""
+        raw = _read_checked(self.folder / _NETWORK)
+        if raw is None:
             return None
-        try:
-            tensors = load(path.read_bytes())
-            return tensors, json.loads(tensors.pop(_META).tobytes())
-        except (SafetensorError, KeyError, ValueError):
-            raise UsageError(f"{path}: is damaged; encode again with --overwrite") from None
+        tensors = load(raw)
+        return tensors, json.loads(tensors.pop(_META).tobytes())
 
     def drop_network(self) -> None:
         """Remove the network's checkpoint, if there is one."""
-        (self.folder / "network.safetensors").unlink(missing_ok=True)
+        (self.folder / _NETWORK).unlink(missing_ok=True)
 
     def save_state(self, name: str, state: dict[str, Any]) -> None:
         """Replace what `load_state` gives, whole. JSON values."""
-        text = json.dumps(state, sort_keys=True).encode()
-        write_whole(self.folder / f"{name}.json", b"%08x %s" % (crc32c.crc32c(text), text))
+        _write_checked(self.folder / f"{name}.json", json.dumps(state, sort_keys=True).encode())
 
     def load_state(self, name: str) -> dict[str, Any]:
-        """What was saved under that name; empty where nothing was."""
-        path = self.folder / f"{name}.json"
-        if not path.exists():
-            return {}
-        crc, _, text = path.read_bytes().partition(b" ")
-        if crc != b"%08x" % crc32c.crc32c(text):
-            raise UsageError(f"{path}: is damaged; encode again with --overwrite")
-        state: dict[str, Any] = json.loads(text)
+        """What was saved under that name; empty where nothing was. Raises UsageError where it is not what was saved."""
+        raw = _read_checked(self.folder / f"{name}.json")
+        state: dict[str, Any] = {} if raw is None else json.loads(raw)
         return state
 
     def __enter__(self) -> Self:
@@ -298,3 +289,18 @@ def write_whole(path: Path, data: bytes) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(data)
     os.replace(partial, path)
+
+
+def _write_checked(path: Path, data: bytes) -> None:
+    """Write what `_read_checked` gives, whole: after its CRC-32C in hexadecimal, and a space."""
+    write_whole(path, b"%08x %s" % (crc32c.crc32c(data), data))
+
+
+def _read_checked(path: Path) -> bytes | None:
+    """What was written there; None where nothing was. Raises UsageError where it is something else."""
+    if not path.exists():
+        return None
+    crc, _, data = path.read_bytes().partition(b" ")
+    if crc != b"%08x" % crc32c.crc32c(data):
+        raise UsageError(f"{path}: is damaged; encode again with --overwrite")
+    return data

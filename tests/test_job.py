@@ -80,6 +80,25 @@ def test_a_record_that_changed_is_not_taken(tmp_path: Path) -> None:
     log.close()
 
 
+@pytest.mark.parametrize("place", ["number", "length"])
+def test_a_checkpoint_that_changed_is_not_taken(place: str, tmp_path: Path) -> None:
+    """Safetensors say nothing of a number that changed: a network would come of it, and pixels of that."""
+    held = job(tmp_path / "a.cinr")
+    weights = np.arange(6, dtype=np.float32).reshape(2, 3)
+    held.save_network({"weight": weights}, {"done": True})
+    network = held.load_network()
+    assert network is not None
+    assert network[0]["weight"].tobytes() == weights.tobytes()
+    assert network[1] == {"done": True}
+    (path,) = (p for p in held.folder.iterdir() if p.name.startswith("network"))
+    raw = bytearray(path.read_bytes())
+    at = raw.index(weights.tobytes()) if place == "number" else len(raw) - 1
+    path.write_bytes(raw[:at] + bytes([raw[at] ^ 64]) * (place == "number") + raw[at + 1 :])
+    with pytest.raises(UsageError, match=r"network.* is damaged; encode again with --overwrite"):
+        held.load_network()
+    held.discard()
+
+
 class FullDisk:
     """Takes so many bytes, the last of them in part without a word, and is then full."""
 

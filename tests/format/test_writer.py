@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,22 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch: pyt
         with pytest.raises(UsageError, match=r"a\.cinr: cannot be written: No space left on device"):
             out.finish()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_file_and_its_name_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file before it gets its name, and the folder after: then the work that it was made of may go."""
+    head, path, seen = header(), tmp_path / "a.cinr", []
+    real = os.fsync
+
+    def heard(descriptor: int) -> None:
+        real(descriptor)
+        seen.append((os.path.samestat(os.fstat(descriptor), tmp_path.stat()), path.exists()))
+
+    monkeypatch.setattr(writer.os, "fsync", heard)
+    with ContainerWriter(path, head) as out:
+        fill(out, head, list(range(51)))
+        out.finish()
+    assert seen == [(False, False), (True, True)]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full")
