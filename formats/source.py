@@ -15,11 +15,11 @@ import openslide
 from inrwsi.errors import UsageError
 from inrwsi.formats.byterange import check_positions
 from inrwsi.formats.source_base import BaseSource, overview_step
-from inrwsi.formats.source_image import ArraySource, open_image
+from inrwsi.formats.source_image import ArraySource, image_wh, open_image
 from inrwsi.formats.source_openslide import OpenSlideSource
 from inrwsi.formats.source_tiff import TiffSource, is_plain_rgb
 
-__all__ = ["SlideSource", "open_source", "overview_step"]
+__all__ = ["SlideSource", "open_source", "overview_step", "source_wh"]
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -41,6 +41,7 @@ class SlideSource(Protocol):
         associated: names of the associated images (label, macro, thumbnail), none of which is decoded yet.
         metadata: what may be stored of the slide's properties (`inrwsi.formats.metadata`).
         bytes_on_disk: what the slide weighs as it is.
+        levels_wh: sizes of the stored levels, level 0 first.
     """
 
     name: str
@@ -58,8 +59,15 @@ class SlideSource(Protocol):
     metadata: dict[str, str]
     bytes_on_disk: int
 
+    @property
+    def levels_wh(self) -> tuple[tuple[int, int], ...]: ...
+
     def read(self, l0_xy: tuple[int, int], wh: tuple[int, int]) -> np.ndarray:
         """(h, w, C) uint8 or uint16 of a level-0 window inside the slide; UsageError if it leaves the slide."""
+        ...
+
+    def read_level(self, level: int, xy: tuple[int, int], wh: tuple[int, int]) -> np.ndarray:
+        """(h, w, C) of a window inside a stored level, in that level's own pixels; UsageError if it is damaged."""
         ...
 
     def overview(self, max_px: int) -> np.ndarray:
@@ -112,7 +120,25 @@ def _stated_mpp(mpp_um: float | Sequence[float]) -> tuple[float, float]:
     return (values[0], values[1])
 
 
+def source_wh(path: Path) -> tuple[int, int]:
+    """Size in level-0 pixels of what `open_source` would open, for little: the pixels of a picture are not decoded.
+
+    Raises:
+        UsageError: as `open_source`, as far as that is known without the pixels.
+    """
+    slide = _open_slide(path)
+    if slide is None:
+        return image_wh(path)
+    with slide:
+        return slide.width, slide.height
+
+
 def _open_file(path: Path) -> BaseSource:
+    return _open_slide(path) or open_image(path)
+
+
+def _open_slide(path: Path) -> BaseSource | None:
+    """A slide or TIFF, of which pixels are read when they are asked for; None where it may be a picture."""
     try:
         check_positions(path, "a slide")
         with open(path, "rb") as file:
@@ -138,4 +164,4 @@ def _open_file(path: Path) -> BaseSource:
             raise UsageError(f"{error} (OpenSlide: {refusal})" if refusal else str(error)) from error
     if refusal is not None:
         raise UsageError(f"{path}: OpenSlide cannot open it ({refusal}); the file is damaged") from refusal
-    return open_image(path)
+    return None

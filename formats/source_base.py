@@ -132,6 +132,13 @@ class BaseSource(ABC):
             )
         return self._read_level(0, x, y, w, h)
 
+    def read_level(self, level: int, xy: tuple[int, int], wh: tuple[int, int]) -> np.ndarray:
+        """(h, w, C) of a window inside a stored level (`levels_wh`), in that level's own pixels. Thread safe.
+
+        UsageError if the file's pixels there cannot be decoded.
+        """
+        return self._read_level(level, *xy, *wh)
+
     def overview(self, max_px: int) -> np.ndarray:
         """The whole slide, area-averaged, with a long side of at most `max_px`: (h, w, C) in the slide's own dtype.
 

@@ -18,6 +18,7 @@ from inrwsi.formats.source_base import MAX_CHANNELS, BaseSource, Facts, Scale, c
 MAX_IMAGE_PX = 2**31
 MOST_DEFLATED = 1032  # bytes of one
 _ORIENTATION = 274  # EXIF's and TIFF's tag
+_ON_THEIR_SIDES = (5, 6, 7, 8)
 _pillow_limit = threading.Lock()
 
 
@@ -70,6 +71,29 @@ def array_facts(
 
 def open_image(path: Path) -> ArraySource:
     """A picture that Pillow reads, loaded whole. UsageError if it is none, is damaged, or has over 2^31 pixels."""
+    with _readable(path) as image:
+        scale, icc = _scale(image), image.info.get("icc_profile")
+        # Viewers turn a picture by its EXIF tag; the tag is not carried, so the pixels have to be turned here.
+        if _is_plain_png(path, image):
+            pixels = _turned(_png(path), image.getexif().get(_ORIENTATION, 1))
+        else:
+            pixels = _to_array(path, ImageOps.exif_transpose(image))
+        if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+            icc = None  # the profile described the pixels before they became RGB
+    size = path.stat().st_size
+    return ArraySource(pixels, array_facts(path.name, pixels, scale=scale, icc=icc, bytes_on_disk=size))
+
+
+def image_wh(path: Path) -> tuple[int, int]:
+    """Size of a picture as it is to be shown, without its pixels. UsageError if it is none that can be loaded."""
+    with _readable(path) as image:
+        (width, height), turned = image.size, image.getexif().get(_ORIENTATION, 1) in _ON_THEIR_SIDES
+    return (height, width) if turned else (width, height)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[Image.Image]:
+    """An open picture that is not too large; what goes wrong with it from there on is said in a sentence."""
     try:
         with _large_pictures_allowed(), Image.open(path) as image:
             width, height = image.size
@@ -83,14 +107,7 @@ def open_image(path: Path) -> ArraySource:
                 raise UsageError(
                     f"{path}: {width}x{height} pixels cannot be in its {path.stat().st_size} bytes; the file is damaged"
                 )
-            scale, icc = _scale(image), image.info.get("icc_profile")
-            # Viewers turn a picture by its EXIF tag; the tag is not carried, so the pixels have to be turned here.
-            if _is_plain_png(path, image):
-                pixels = _turned(_png(path), image.getexif().get(_ORIENTATION, 1))
-            else:
-                pixels = _to_array(path, ImageOps.exif_transpose(image))
-            if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
-                icc = None  # the profile described the pixels before they became RGB
+            yield image
     except MemoryError:
         raise UsageError(
             f"{path}: does not fit in memory, and this kind of file is loaded whole; convert it to a tiled TIFF"
@@ -101,8 +118,6 @@ def open_image(path: Path) -> ArraySource:
         ) from error
     except (OSError, SyntaxError, ValueError, EOFError, imagecodecs.PngError) as error:
         raise UsageError(f"{path}: cannot be decoded ({error}); the file is damaged or incomplete") from error
-    size = path.stat().st_size
-    return ArraySource(pixels, array_facts(path.name, pixels, scale=scale, icc=icc, bytes_on_disk=size))
 
 
 @contextmanager
@@ -141,7 +156,7 @@ def _png(path: Path) -> np.ndarray:
 
 def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """(h, w, c) as its EXIF orientation says that it is to be shown (TIFF 6.0, section 8)."""
-    if orientation in (5, 6, 7, 8):
+    if orientation in _ON_THEIR_SIDES:
         pixels = pixels.transpose(1, 0, 2)
     down = -1 if orientation in (3, 4, 7, 8) else 1
     right = -1 if orientation in (2, 3, 6, 7) else 1
@@ -175,5 +190,6 @@ def _scale(image: Image.Image) -> Scale:
         per_unit_um, dots, source = 25400.0, info["dpi"], "png-phys"
     else:
         return Scale()
-    mpp = plausible_mpp(*(per_unit_um / d if d else None for d in dots))
+    x, y = (per_unit_um / d if d else None for d in dots)
+    mpp = plausible_mpp(*((y, x) if image.getexif().get(_ORIENTATION, 1) in _ON_THEIR_SIDES else (x, y)))
     return Scale(mpp_um=mpp, mpp_source=source) if mpp else Scale()

@@ -1,33 +1,35 @@
-"""Patches of slides for torch: a map-style dataset over `.cinr` files, and over whatever else OpenSlide opens."""
+"""Patches of slides for torch: a map-style dataset over `.cinr` files, and over what they are encoded from."""
 
 from __future__ import annotations
 
 import math
 import operator
 import os
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
-import openslide
 import torch
+from openslide import PROPERTY_NAME_BACKGROUND_COLOR
 from PIL import Image
 from torch.utils.data import Dataset
 
-from inrwsi.errors import InrwsiError, UsageError
-from inrwsi.formats.source import open_source, overview_step
+from inrwsi.errors import UsageError
+from inrwsi.formats.source import SlideSource, open_source, overview_step
 from inrwsi.geometry import Rect, check_output_wh
 from inrwsi.resample import AreaSum
-from inrwsi.slide import CinrSlide, open_slide
-from inrwsi.slide_levels import SlideLevels
+from inrwsi.slide import CinrSlide
+from inrwsi.slide_levels import ROUNDED, SlideLevels
 from inrwsi.slide_parts import resolve_step
 from inrwsi.tissue import tissue_mask
 
 OVERVIEW_PX = 1024
 MOST_OPEN = 8  # slides at a time: each holds its networks, and a part of the cache
 SLACK = 1e-6  # of a pixel, or of a share
+NEARLY = 0.5  # pixels over a patch that a scale may be off the slide's own, which it is then: 0.5 um of one of 0.2499
 
 Path = str | os.PathLike[str]
 
@@ -41,12 +43,14 @@ class PatchDataset(Dataset[dict[str, Any]]):
     it share decoded chunks.
 
     Args:
-        slides: path or URL of a slide, or several: `.cinr` files, and what else OpenSlide opens.
+        slides: path or URL of a slide, or several: `.cinr` files, and paths of what `encode` takes.
         patch_px: side of a patch in its own pixels.
         stride_px: from a patch to the next on the grid, in the same pixels; `patch_px` where it is None.
         mpp: micrometres a pixel of a patch, such as 0.5; or
         mag: magnification, such as 20; or
-        downsample: level-0 pixels a pixel of a patch. 1 if none of the three is given.
+        downsample: level-0 pixels a pixel of a patch. 1 if none of the three is given. A scale that is less than half a
+            pixel over a patch off a whole downsample is that one: of mpp 0.5 and a slide of 0.2499 um, 2, whose pixels
+            are there, and not 2.0008, whose are blurred.
         l0_xy: top left corners in level-0 pixels, (n, 2), in place of a grid; with a list of slides, one such array
             for each. They are rounded to whole pixels, keep their order, and may lie outside the slide.
         min_tissue: the least share of tissue under a patch, from 0 (keep all) to 1; see `inrwsi.tissue`.
@@ -59,7 +63,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
         slides: the paths, (slides,).
         slide_index: (n,) int64: of each patch, which slide it is of.
         l0_xy: (n, 2) int64: of each patch, its top left corner in level-0 pixels.
-        steps: of each slide, level-0 pixels a pixel of a patch, (slides,).
+        steps: of each slide, level-0 pixels a pixel of a patch as it is, (slides,).
         patch_px: as given.
 
     Raises:
@@ -212,6 +216,9 @@ class _Wanted:
         facts = reader.facts(self.mpp_um, self.objective_power)
         power = facts.objective_power
         step = resolve_step(path, self.scales, mpp_um=facts.mpp_um, objective_power=power, opener="PatchDataset")
+        whole = max(1.0, float(round(step)))
+        if abs(step / whole - 1) <= min(NEARLY / self.patch_px, ROUNDED):
+            step = whole
         if l0_xy is None and self.stride_px * step < 1 - SLACK:
             raise UsageError(
                 f"{path}: a stride of {self.stride_px} is {self.stride_px * step:g} level-0 pixels there, so patches "
@@ -297,15 +304,9 @@ class _Readers:
 
 
 def _open(path: str, device: str, cache_bytes: int) -> _Reader:
-    try:
-        slide = open_slide(path, device=device, cache_bytes=cache_bytes)
-    except InrwsiError:
-        raise
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such file") from None
-    except (OSError, openslide.OpenSlideError) as error:
-        raise UsageError(f"{path}: is no slide that can be opened ({error}); give a .cinr file or a slide") from error
-    return _CinrReader(slide) if isinstance(slide, CinrSlide) else _OpenSlideReader(slide, path)
+    if "://" in path or CinrSlide.detect_format(path) is not None:
+        return _CinrReader(CinrSlide(path, device=device, cache_bytes=cache_bytes))
+    return _SourceReader(open_source(path), path)
 
 
 class _CinrReader:
@@ -321,42 +322,27 @@ class _CinrReader:
         w, h = self._slide.dimensions
         step = overview_step((w, h), OVERVIEW_PX)
         pixels = self._slide.read_region_at((0, 0), (-(-w // step), -(-h // step)), downsample=step, as_array=True)
-        return pixels, tuple(bytes.fromhex(self._slide.properties[openslide.PROPERTY_NAME_BACKGROUND_COLOR]))
+        return pixels, tuple(bytes.fromhex(self._slide.properties[PROPERTY_NAME_BACKGROUND_COLOR]))
 
     def read(self, l0_xys: Sequence[tuple[int, int]], patch_px: int, step: float) -> Iterable[np.ndarray]:
         return self._slide.read_regions_at(l0_xys, (patch_px, patch_px), downsample=step, as_array=True)
 
 
-class _OpenSlideReader:
+class _SourceReader:
     """A patch is made of the level above it: means of its pixels, as a `.cinr` file gives them."""
 
-    def __init__(self, slide: openslide.AbstractSlide, path: str) -> None:
-        self._slide, self._path = slide, path
-
-    def __del__(self) -> None:
-        if isinstance(self._slide, openslide.ImageSlide):  # the others close themselves
-            self._slide.close()
-
-    @cached_property
-    def _levels(self) -> SlideLevels:
-        if not isinstance(self._slide, openslide.ImageSlide):
-            return SlideLevels(self._slide)
-        with open_source(self._path) as source:  # OpenSlide does not turn a picture by its tag
-            pixels = source.read((0, 0), (source.width, source.height))
-        return SlideLevels(self._slide, np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+    def __init__(self, source: SlideSource, path: str) -> None:
+        weakref.finalize(self, source.close)
+        self._source = source
+        self._levels = SlideLevels(source, path)
 
     def facts(self, mpp_um: float | None, objective_power: float | None) -> _Facts:
-        with open_source(self._path, mpp_um=mpp_um, objective_power=objective_power) as source:
-            if source.channels not in (1, 3) or source.bit_depth != 8:
-                raise UsageError(
-                    f"{self._path}: has {source.channels} channels of {source.bit_depth} bits; patches are of slides "
-                    "with 1 or 3 of 8"
-                )
-            return _Facts((source.width, source.height), source.mpp_um, source.objective_power)
+        both = None if mpp_um is None else (mpp_um, mpp_um)
+        source = self._source
+        return _Facts(self._levels.l0_wh, both or source.mpp_um, objective_power or source.objective_power)
 
     def overview(self) -> tuple[np.ndarray, tuple[int, ...]]:
-        with open_source(self._path) as source:
-            return source.overview(OVERVIEW_PX), source.background
+        return self._source.overview(OVERVIEW_PX), self._source.background
 
     def read(self, l0_xys: Sequence[tuple[int, int]], patch_px: int, step: float) -> Iterable[np.ndarray]:
         return [self._patch(l0_xy, patch_px, step) for l0_xy in l0_xys]
@@ -365,23 +351,14 @@ class _OpenSlideReader:
         level, downsample = self._levels.best(step)
         side = patch_px * step / downsample  # in pixels of the level
         left, top = (v / downsample for v in l0_xy)
-        if round(side) == patch_px:  # the level's own pixels, from the nearest one on
-            return self._level(level, Rect(round(left), round(top), patch_px, patch_px), l0_xy)
         x, y = math.floor(left + SLACK), math.floor(top + SLACK)
         rect = Rect(x, y, math.ceil(left + side - SLACK) - x, math.ceil(top + side - SLACK) - y)
-        rgb, start = self._level(level, rect, l0_xy), (max(0.0, left - x), max(0.0, top - y))
-        if side > patch_px:
+        rgb, start = self._levels.read(level, rect), (max(0.0, left - x), max(0.0, top - y))
+        if (rect.w, rect.h) == (patch_px, patch_px) and side >= patch_px - SLACK:  # the level's own pixels
+            return rgb
+        if side >= patch_px - SLACK:
             total = AreaSum((0, patch_px), (0, patch_px), start, side / patch_px, 3)
             total.add((0, 0), (rect.w, rect.h), rgb)
             return total.result(self._levels.background)
         box = (*start, min(start[0] + side, rect.w), min(start[1] + side, rect.h))
         return np.asarray(Image.fromarray(rgb).resize((patch_px, patch_px), Image.Resampling.BICUBIC, box))
-
-    def _level(self, level: int, rect: Rect, l0_xy: tuple[int, int]) -> np.ndarray:
-        try:
-            return self._levels.read(level, rect)
-        except openslide.OpenSlideError as error:
-            raise UsageError(
-                f"{self._path}: the pixels at x={l0_xy[0]}, y={l0_xy[1]} cannot be decoded ({error}); "
-                "the file is damaged or incomplete: copy it again from where it came"
-            ) from error

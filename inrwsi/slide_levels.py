@@ -1,42 +1,49 @@
-"""Pixels of a slide that OpenSlide opens, in the coordinates of its levels: for who makes pictures of other scales."""
+"""Pixels of a source slide in the coordinates of its levels: for who makes pictures of other scales."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
-import openslide
 
+from inrwsi.errors import UsageError
+from inrwsi.formats.source import SlideSource
 from inrwsi.geometry import Rect
-from inrwsi.slide_parts import over
 
-# OpenSlide tells downsamples from sizes, which are rounded: 16.02. Pixels of levels that scanners write cover 16 x 16.
+# Downsamples are told from sizes, which are rounded: 16.02. Pixels of levels that scanners write cover 16 x 16.
 ROUNDED = 0.01
-NEAR_PX = 128  # a downsample that is off by 0.009, as of a side of 1003, comes back to whole pixels every 110
 
 
 class SlideLevels:
-    """The levels of an open slide, over its background. As thread safe as the slide is.
+    """The levels of a source, in colour, over its background. As thread safe as the source is.
 
     Args:
-        picture: (h, w, 3) uint8, where that is the slide's one level, in place of what OpenSlide reads.
+        source: what is read, which stays the caller's to close.
+        path: for messages.
 
     Attributes:
         l0_wh: size of the slide.
         background: (3,) uint8.
+
+    Raises:
+        UsageError: the source has other than 1 or 3 channels of 8 bits.
     """
 
-    def __init__(self, slide: openslide.AbstractSlide, picture: np.ndarray | None = None) -> None:
-        self._slide, self._picture = slide, picture
-        self.l0_wh = slide.dimensions if picture is None else (picture.shape[1], picture.shape[0])
-        self._downsamples = [_unrounded(d) for d in slide.level_downsamples]
-        background = slide.properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "ffffff")
-        self.background = np.array(list(bytes.fromhex(background)), np.uint8)
+    def __init__(self, source: SlideSource, path: str) -> None:
+        if source.channels not in (1, 3) or source.bit_depth != 8:
+            raise UsageError(
+                f"{path}: has {source.channels} channels of {source.bit_depth} bits; give a slide with 1 or 3 of 8"
+            )
+        self._source = source
+        self.l0_wh = (source.width, source.height)
+        self._downsamples = [_downsample(self.l0_wh, wh) for wh in source.levels_wh]
+        self.background = np.broadcast_to(np.array(source.background, np.uint8), 3)
 
     def best(self, step: float) -> tuple[int, float]:
         """The coarsest level that is no coarser than `step` level-0 pixels a pixel, and what its pixels are in them."""
-        level = self._slide.get_best_level_for_downsample(step * (1 + ROUNDED))
-        return level, self._downsamples[level]
+        fitting = [(d, level) for level, d in enumerate(self._downsamples) if d <= step * (1 + ROUNDED)]
+        downsample, level = max(fitting, default=(self._downsamples[0], 0))
+        return level, downsample
 
     def ends(self, level: int) -> tuple[int, int]:
         """Past-the-last column and row of a level that has anything of the slide.
@@ -50,7 +57,7 @@ class SlideLevels:
         """(h, w, 3) uint8 of a rectangle of a level, in its own pixels; background where no slide lies.
 
         Raises:
-            OpenSlideError: the file is damaged.
+            UsageError: the file is damaged.
         """
         part = rect.intersect(Rect(0, 0, *self.ends(level)))
         if part == rect:
@@ -64,34 +71,21 @@ class SlideLevels:
 
     def _inside(self, level: int, rect: Rect) -> np.ndarray:
         """The same of the slide; the level may end a pixel before the rectangle does."""
-        if self._picture is not None:
-            return self._picture[rect.y : rect.y + rect.h, rect.x : rect.x + rect.w]
-        wh, downsample = self._slide.level_dimensions[level], self._slide.level_downsamples[level]
+        wh = self._source.levels_wh[level]
         x, y = min(rect.x, wh[0] - 1), min(rect.y, wh[1] - 1)
         size = (max(1, min(rect.x + rect.w, wh[0]) - x), max(1, min(rect.y + rect.h, wh[1]) - y))
-        near = (_start(x, downsample), _start(y, downsample))
-        before = (x - near[0], y - near[1])
-        rgba = self._slide.read_region(
-            (round(near[0] * downsample), round(near[1] * downsample)),
-            level,
-            (size[0] + before[0], size[1] + before[1]),
-        )
-        pixels = over(np.asarray(rgba)[before[1] :, before[0] :], tuple(self.background.tolist()))
+        pixels = self._source.read_level(level, (x, y), size)
+        if pixels.shape[2] == 1:
+            pixels = np.repeat(pixels, 3, axis=2)
         short = (rect.h - pixels.shape[0], rect.w - pixels.shape[1])
         return np.pad(pixels, ((0, short[0]), (0, short[1]), (0, 0)), mode="edge") if any(short) else pixels
 
 
-def _start(first: int, downsample: float) -> int:
-    """The column or row of a level, at `first` or shortly before, to read from.
-
-    OpenSlide takes level-0 pixels and divides them by its own downsample. What is left of a pixel then it shifts the
-    picture by, and blurs it; of some near column it is next to nothing.
-    """
-    starts = np.arange(first, max(0, first - NEAR_PX) - 1, -1)
-    left = np.abs(np.rint(starts * downsample) / downsample - starts)
-    return int(starts[np.argmin(left > left.min() + 1e-6)])
-
-
-def _unrounded(downsample: float) -> float:
-    whole = float(round(downsample))
-    return whole if abs(downsample / whole - 1) <= ROUNDED else downsample
+def _downsample(l0_wh: tuple[int, int], wh: tuple[int, int]) -> float:
+    """What a level's pixels are of level 0: the whole number that its size comes from, where it comes from one."""
+    ratios = [side / own for side, own in zip(l0_wh, wh, strict=True)]
+    for whole in (math.floor(min(ratios)), math.ceil(max(ratios))):
+        if all(own in (side // whole, -(-side // whole)) for side, own in zip(l0_wh, wh, strict=True)):
+            return float(whole)
+    whole = round(max(ratios))
+    return float(whole) if abs(max(ratios) / whole - 1) <= ROUNDED else max(ratios)

@@ -215,9 +215,12 @@ def test_a_levels_pixels_are_where_they_lie_however_its_size_was_rounded(scanned
     path, pixels = scanned
     for x, y in ((0, 0), (768, 256), (1536, 512), (1690, 742)):
         (item,) = PatchDataset(path, 64, l0_xy=[(x, y)], downsample=4)
-        at = [round(v / 4) * 4 for v in (x, y)]
-        want = reduced(pixels[at[1] : at[1] + 256, at[0] : at[0] + 256], 4)
+        total = AreaSum((0, 64), (0, 64), (x / 4, y / 4), 1.0, 3)  # between its pixels, where it is asked for there
+        total.add((0, 0), (487, 250), reduced(pixels[:1000, :1948], 4))
+        want = total.result(np.array([255] * 3))
         assert np.abs(array(item).astype(int) - want).max() <= 1  # as near to a whole pixel as OpenSlide can be told
+        if x % 4 == y % 4 == 0:
+            assert np.array_equal(want, reduced(pixels[y : y + 256, x : x + 256], 4))
 
 
 @pytest.mark.parametrize(("step", "level"), [(1.1, 1), (1.4028, 1), (3.3, 1), (5.7, 4)])
@@ -361,7 +364,7 @@ def test_slides_that_cannot_be(paths: dict[str, Path], tmp_path: Path) -> None:
         ([7], r"slides is \[7\]; it should be the path of a slide, or a list of such"),
         (tmp_path / "missing.svs", r"missing.svs: no such file"),
         (tmp_path / "missing.cinr", r"missing.cinr: no such file"),
-        (tmp_path / "text.svs", r"text.svs: is no slide that can be opened"),
+        (tmp_path / "text.svs", r"text.svs: not an image that can be read; give a slide"),
         ("http://127.0.0.1:9/slide.cinr", "127.0.0.1"),
     ):
         with pytest.raises(UsageError, match=sentence):
@@ -389,5 +392,5 @@ def test_damage(tmp_path: Path, paths: dict[str, Path], fake: None) -> None:
 def test_slides_of_16_bits_are_refused(tmp_path: Path) -> None:
     """OpenSlide would show what is brighter than 255 as white."""
     tifffile.imwrite(tmp_path / "deep.tif", np.full((300, 300), 30000, np.uint16), photometric="minisblack")
-    with pytest.raises(UsageError, match=r"deep\.tif: has 1 channels of 16 bits; patches are of slides with"):
+    with pytest.raises(UsageError, match=r"deep\.tif: has 1 channels of 16 bits; give a slide with 1 or 3 of 8"):
         _ = PatchDataset(tmp_path / "deep.tif", 64)[0]

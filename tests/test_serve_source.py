@@ -9,16 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from inrwsi.formats.source_image import ArraySource
 from inrwsi.geometry import Rect
 from inrwsi.serve.slides import OpenSource, srgb_transform, to_srgb
 from inrwsi.slide_levels import SlideLevels
 
-WH = (1101, 699)
 
-
-@pytest.mark.parametrize("downsamples", [(4, 16), (4.003, 15.9)])
-def test_a_sources_pyramid_is_read_where_its_pixels_lie(tmp_path: Path, downsamples: tuple[float, ...]) -> None:
-    """Levels whose sizes were rounded down, of which OpenSlide then tells downsamples like 4.003."""
+def test_a_sources_pyramid_is_read_where_its_pixels_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Levels whose sizes were rounded down: of downsamples like 4.003."""
     rng = np.random.default_rng(3)
     native = rng.integers(0, 256, (699, 1101, 3), np.uint8)
     levels = [native]
@@ -26,26 +24,16 @@ def test_a_sources_pyramid_is_read_where_its_pixels_lie(tmp_path: Path, downsamp
         h, w = 699 // d * d, 1101 // d * d
         levels.append(np.rint(native[:h, :w].reshape(h // d, d, w // d, d, 3).mean((1, 3))).astype(np.uint8))
 
-    class Pyramid:
-        level_count, dimensions, level_downsamples = 3, WH, (1.0, *downsamples)
-        level_dimensions = tuple(level.shape[1::-1] for level in levels)
-        properties: dict[str, str] = {}  # noqa: RUF012
-        color_profile = None
+    class Pyramid(ArraySource):
+        levels_wh = tuple(level.shape[1::-1] for level in levels)
 
-        def get_best_level_for_downsample(self, downsample: float) -> int:
-            return max(k for k in range(3) if self.level_downsamples[k] <= downsample)
+        def _read_level(self, level: int, x: int, y: int, w: int, h: int) -> np.ndarray:
+            part = levels[level][y : y + h, x : x + w]
+            assert part.shape == (h, w, 3)
+            return part
 
-        def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
-            x, y = (round(at / self.level_downsamples[level]) for at in location)
-            part = levels[level][y : y + size[1], x : x + size[0]]
-            assert part.shape[1::-1] == size
-            return Image.fromarray(np.dstack((part, np.full(part.shape[:2], 255, np.uint8))))
-
-        def close(self) -> None: ...
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("openslide.open_slide", lambda path: Pyramid())
-        source = OpenSource(tmp_path)
+    monkeypatch.setattr("inrwsi.serve.slides.open_source", lambda path: Pyramid(native))
+    source = OpenSource(Path("pyramid.tif"))
     got = source.read(Rect(256, 128, 20, 47), 4)  # the last of 276 columns and 175 rows are not in the file
     assert np.array_equal(got[:46, :19], levels[1][128:174, 256:275])
     assert np.array_equal(got[46], got[45])

@@ -12,11 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import openslide
-from PIL import Image
-
 from inrwsi.errors import CorruptFile, InrwsiError, UsageError
 from inrwsi.formats.container import Container
+from inrwsi.formats.source import source_wh
 from inrwsi.options import check_model
 from inrwsi.serve.options import ServeOptions
 
@@ -25,12 +23,15 @@ if TYPE_CHECKING:
 
 SUFFIX = ".cinr"
 LOOK_AGAIN_S = 1.0  # at the earliest, at what is in the folders
-NO_SLIDE = (OSError, openslide.OpenSlideError, Image.DecompressionBombError)
 T = TypeVar("T", "OpenCinr", "OpenSource")
 
 
 class UnknownSlide(UsageError):
     """There is no slide of this id, or no longer."""
+
+
+class NoSlide(UsageError):
+    """A file is no slide that could be a source."""
 
 
 class NameTaken(UsageError):
@@ -195,10 +196,10 @@ class Library:
             try:
                 if not self._tried(path):
                     return _with_source(entry, path)
+            except (NoSlide, OSError):
+                self._leave_out(path, "")
             except UsageError as error:
                 self._leave_out(path, str(error))
-            except NO_SLIDE:
-                self._leave_out(path, "")
         return entry
 
     def _share(self) -> None:
@@ -217,9 +218,8 @@ class Library:
         ((slide_id, entry),) = self._entries.items()
         try:
             self._entries[slide_id] = _with_source(entry, source)
-        except NO_SLIDE as error:
-            reason = "no such file" if isinstance(error, FileNotFoundError) else f"OpenSlide cannot open it ({error})"
-            raise UsageError(f"{source}: {reason}; --source should be the slide that was encoded") from None
+        except NoSlide as error:
+            raise UsageError(f"{error}; --source should be the slide that was encoded") from None
         self._left_out.pop(source, None)
 
     def facts(self) -> list[Facts]:
@@ -252,7 +252,7 @@ class Library:
                     self._entries[slide_id] = entry
         except CorruptFile:
             raise
-        except (*NO_SLIDE, InrwsiError):  # whose sentences name a path, which is no business of who asks
+        except (OSError, InrwsiError):  # whose sentences name a path, which is no business of who asks
             raise UnknownSlide(f"slide {slide_id!r} went away, or was replaced by what cannot be served") from None
         return entry
 
@@ -265,7 +265,7 @@ class Library:
         return held.get(key, lambda: OpenCinr(entry.path, self._options.device, decoded_bytes))
 
     def source(self, entry: Entry) -> OpenSource:
-        """Its source, open. Raises UnknownSlide where it has none; OpenSlideError, OSError."""
+        """Its source, open. Raises UnknownSlide where it has none; UsageError."""
         from inrwsi.serve.slides import OpenSource
 
         path = entry.source_path
@@ -355,10 +355,13 @@ def _read(path: Path) -> Entry:
 
 
 def _with_source(entry: Entry, path: Path) -> Entry:
-    """Raises UsageError where the source has another size; OSError, OpenSlideError where it is no slide."""
-    identity = _identity(path)
-    with openslide.open_slide(path) as source:
-        wh = source.dimensions
+    """Raises NoSlide; UsageError where the source has another size."""
+    try:
+        identity, wh = _identity(path), source_wh(path)
+    except UsageError as error:
+        raise NoSlide(str(error)) from None
+    except OSError as error:
+        raise NoSlide(f"{path}: {'no such file' if isinstance(error, FileNotFoundError) else error.strerror}") from None
     if wh != (entry.facts.width, entry.facts.height):
         raise UsageError(
             f"{path}: is {wh[0]} x {wh[1]} pixels, and {entry.path} is {entry.facts.width} x {entry.facts.height}; it "

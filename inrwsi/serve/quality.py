@@ -15,6 +15,9 @@ from inrwsi.octave_tiles import octave_for
 from inrwsi.serve.slides import OpenCinr, OpenSource
 
 MOST_PX = 1024  # a side of what PSNR is taken over
+# PSNR is against means of pixels of a level so much finer: a scanner's own levels are another picture, sharper or
+# softer and coded once more, and between pixels of theirs OpenSlide blurs. At most so many pixels a side are read.
+FINER, MOST_SOURCE_PX = 4, 4096
 IDENTICAL_DB = 100.0  # where no pixel differs; JSON has no infinity
 
 
@@ -81,18 +84,20 @@ def _shares(start: int, size: int, chunk_l0_px: int, side: int) -> np.ndarray:
 
 
 def view_psnr_db(slide: OpenCinr, source: OpenSource, view: View) -> float:
-    """PSNR in dB of the view's pixels against the source's of that downsample, as stored, without a colour profile.
+    """PSNR in dB of the view's pixels against means of the source's, as stored, without a colour profile.
 
-    Past native both are taken at native. Of a large view it is of the middle, `MOST_PX` a side.
+    Past native both are taken at native. Of a large view it is of the middle, `MOST_PX` a side or less.
 
     Raises:
-        CorruptFile, OpenSlideError: pixels cannot be read.
+        CorruptFile: pixels cannot be read; UsageError: those of the source.
     """
     step = max(1.0, view.downsample)
+    finer = step / FINER
+    most_px = max(1, min(MOST_PX, math.floor(MOST_SOURCE_PX * source.downsample_of(finer) / step)))
     first, count = [], []
     for start, size, side in zip((view.l0.x, view.l0.y), (view.l0.w, view.l0.h), slide.header.slide.l0_wh, strict=True):
         low, high = round(start / step), min(round((start + size) / step), math.ceil(side / step))
-        n = min(MOST_PX, max(1, high - low))
+        n = min(most_px, max(1, high - low))
         first.append(max(0, min(low + (high - low - n) // 2, math.ceil(side / step) - n)))
         count.append(n)
     out = Rect(first[0], first[1], count[0], count[1])
@@ -100,7 +105,7 @@ def view_psnr_db(slide: OpenCinr, source: OpenSource, view: View) -> float:
     # Whole level-0 pixels: of a step that is none, one more than it takes, and what is too much is cut.
     l0_wh = (math.ceil(out.w * step), math.ceil(out.h * step))
     ours = slide.decoder.read_region(corner, l0_wh, step=step)[: out.h, : out.w]  # type: ignore[arg-type]
-    theirs = source.read(Rect(out.x, out.y, ours.shape[1], ours.shape[0]), step)
+    theirs = source.read(Rect(out.x, out.y, ours.shape[1], ours.shape[0]), step, stored=finer)
     if ours.shape[2] == 1:
         ours = np.broadcast_to(ours, theirs.shape)
     return min(IDENTICAL_DB, psnr(np.ascontiguousarray(ours), theirs))

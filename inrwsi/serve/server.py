@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-import openslide
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -52,6 +51,10 @@ def build(
 ) -> Starlette:
     """See `inrwsi.serve.app`."""
     return Server(paths, source, options or ServeOptions()).app()
+
+
+class SourceDamaged(InrwsiError):
+    """A source that was found beside a slide cannot be read."""
 
 
 class Server:
@@ -90,7 +93,6 @@ class Server:
             CorruptFile: _damaged,
             UsageError: partial(_told, 400),
             InrwsiError: partial(_told, 500),
-            openslide.OpenSlideError: _source_damaged,
             Busy: _busy,
             ClientGone: _nobody,
         }
@@ -149,9 +151,9 @@ class Server:
     def _of_source(self, entry: Entry, read: Callable[[Any], T]) -> T:
         try:
             return read(self._library.source(entry))
-        except openslide.OpenSlideError:
+        except UsageError as error:
             self._library.forget_source(entry)
-            raise
+            raise SourceDamaged(f"the source of {entry.facts.id}: {error}") from error
 
     # ---- IIIF
 
@@ -308,10 +310,6 @@ async def _damaged(request: Request, error: CorruptFile) -> Response:
 
 def _damage(request: Request, error: CorruptFile) -> str:
     return f"{request.path_params.get('id')}: damaged ({error.cause}): {error.where}"
-
-
-async def _source_damaged(request: Request, error: Exception) -> Response:
-    return await _told(500, request, UsageError(f"the source of {request.path_params.get('id')}: {error}"))
 
 
 async def _busy(request: Request, error: Exception) -> Response:

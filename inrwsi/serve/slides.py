@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 import logging
 import math
+import weakref
 from pathlib import Path
 
 import numpy as np
-import openslide
 from PIL import Image, ImageCms
 
 from inrwsi.decode import Decoder
 from inrwsi.errors import CorruptFile
+from inrwsi.formats.source import open_source
 from inrwsi.geometry import Rect
 from inrwsi.resample import AreaSum
 from inrwsi.slide_levels import SlideLevels
@@ -76,40 +77,39 @@ class OpenCinr:
 
 
 class OpenSource:
-    """The slide that a `.cinr` file was made from, read with OpenSlide. Thread safe.
+    """The slide that a `.cinr` file was made from, read as `encode` reads it. Thread safe.
 
     Raises:
-        OpenSlideError, OSError: it cannot be opened.
+        UsageError: it cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
-        self._slide = openslide.open_slide(path)
-        # A picture that is no slide is decoded as a whole when it is first read; threads must not all do that.
-        self._slide.read_region((0, 0), 0, (1, 1))
-        self._levels = SlideLevels(self._slide)
-        profile = self._slide.color_profile
-        self._to_srgb = srgb_transform(profile.tobytes() if profile else None)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_slide"):
-            self._slide.close()
+        source = open_source(path)
+        weakref.finalize(self, source.close)  # who reads it last closes it
+        self._levels = SlideLevels(source, path.name)
+        self._to_srgb = srgb_transform(source.icc)
 
     def picture(self, out: Rect, step: float) -> Image.Image:
         """As `read`, RGB, in sRGB where the slide has a profile."""
         return to_srgb(Image.fromarray(self.read(out, step)), self._to_srgb)
 
-    def read(self, out: Rect, step: float) -> np.ndarray:
+    def downsample_of(self, step: float) -> float:
+        """What a pixel of the coarsest stored level that is no coarser than `step` is in level-0 pixels."""
+        return self._levels.best(step)[1]
+
+    def read(self, out: Rect, step: float, *, stored: float | None = None) -> np.ndarray:
         """Pixels (h, w, 3) uint8 of `step` level-0 pixels a side, as they are stored, over the slide's background.
 
-        They are means over the coarsest level that is no coarser, or that level's own.
+        They are means over the coarsest stored level that is no coarser than `stored`, or that level's own.
 
         Args:
             out: in pixels of `step` level-0 pixels, on the slide.
+            stored: in level-0 pixels; `step` where it is None.
 
         Raises:
-            OpenSlideError: the file is damaged.
+            UsageError: the file is damaged.
         """
-        level, downsample = self._levels.best(step)
+        level, downsample = self._levels.best(stored or step)
         scale, ends = step / downsample, self._levels.ends(level)
         x, y = math.floor(out.x * scale), math.floor(out.y * scale)
         right, bottom = (
