@@ -36,9 +36,9 @@ GROUP_MEMBERS = {
     NEVER: (NEVER,),
 }
 # Of the project's aims, in per cent of the peer's bits.
-MUST_CROPS = {"jpeg-420": -45.0, "jpeg2000": -18.0, "jpegxl": -20.0, "avif": -5.0}
-MUST_SLIDE = {"jpeg-420": -50.0, "jpeg2000": -25.0, "jpegxl": -25.0, "avif": -12.0}
-AIM_SLIDE = {"jpeg-420": -60.0, "jpeg2000": -40.0, "jpegxl": -40.0, "avif": -25.0}
+MUST_CROPS = {"jpeg-420": -45.0, "jpeg2000": -18.0, "jpegxl": -20.0, "avif": -5.0, "avif-psnr": -5.0}
+MUST_SLIDE = {"jpeg-420": -50.0, "jpeg2000": -25.0, "jpegxl": -25.0, "avif": -12.0, "avif-psnr": -12.0}
+AIM_SLIDE = {"jpeg-420": -60.0, "jpeg2000": -40.0, "jpegxl": -40.0, "avif": -25.0, "avif-psnr": -25.0}
 HELD_OUT_POINTS = 5.0
 COLD_MS, COLD_AIM_MS = 80.0, 25.0
 MOST_VIEW_RATIO = 2.5

@@ -40,9 +40,10 @@ LOW_BPP, HIGH_BPP = 0.3, 2.0
 OURS_LOW_BPP, OURS_HIGH_BPP = 0.12, 2.3  # ours, to reach the qualities of the weakest and the strongest peer there
 PEERS = {  # settings from few bits to many: a curve takes those from the last below 0.3 bpp to the first above 2
     "jpeg-420": (2, 4, 7, 12, 20, 32, 47, 62, 74, 83, 90, 95, 98),
-    "jpeg2000": (19, 21, 23, 25, 27, 29, 31, 33, 35, 37, 39, 41, 43),
+    "jpeg2000": (19, 21, 23, 25, 27, 29, 31, 33, 35, 37, 39, 41, 43, 46, 49, 52),
     "jpegxl": (25, 15, 10, 7, 5, 3.5, 2.5, 1.8, 1.2, 0.8, 0.5, 0.3),
     "avif": (2, 10, 18, 26, 34, 42, 50, 58, 66, 74, 82, 90, 96),
+    "avif-psnr": (1, 5, 10, 16, 22, 29, 36, 43, 50, 58, 66, 74, 82),
 }
 OURS = (4, 12, 20, 28, 36, 44, 52, 60, 68, 76, 84, 92, 100)
 
