@@ -103,7 +103,12 @@ def _wanted_bpp(theirs: Sequence[FilePoint], area: str) -> tuple[float, float]:
 
 
 def _curve(points: Sequence[FilePoint], area: str, metric: str) -> bd.Curve:
-    return bd.curve([(f.bpp, quality_of(f, metric)) for f in (p.over(area) for p in points)])
+    """Through the points that nobody would do without: those that another has for no more bits are left out."""
+    best: list[tuple[float, float]] = []
+    for bpp, quality_db in sorted((f.bpp, quality_of(f, metric)) for f in (p.over(area) for p in points)):
+        if not best or quality_db > best[-1][1]:
+            best.append((bpp, quality_db))
+    return bd.curve(best)
 
 
 def compare_all(points: Sequence[FilePoint], our_name: str) -> tuple[Comparison, ...]:
@@ -131,7 +136,9 @@ def means(comparisons: Sequence[Comparison], subjects: Sequence[Subject]) -> tup
             if known:
                 worst = max(known, key=lambda s: known[s])
                 mean = fmean(known.values())
-                found.append(Mean(peer, area, metric, group, mean, len(known), len(rows), worst, known[worst]))
+                ends = [c.peer_bpp for c in rows if c.peer_bpp is not None]
+                reach = (max(e[0] for e in ends), min(e[1] for e in ends)) if ends else None
+                found.append(Mean(peer, area, metric, group, mean, len(known), len(rows), worst, known[worst], reach))
     return tuple(found)
 
 

@@ -109,7 +109,8 @@ class Comparison:
 class Mean:
     """Mean of the BD-rates over a group of subjects ("all" or one of GROUPS, or "unseen": not trained on).
 
-    `count` of `of` subjects have a number.
+    `count` of `of` subjects have a number. `peer_bpp`: from where to where all of them reach on the peer's curve, which
+    0.3 and 2 bpp limit; None in records made before it was told.
     """
 
     peer: str
@@ -121,6 +122,7 @@ class Mean:
     of: int
     worst: str
     worst_percent: float
+    peer_bpp: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from .report_tables import NONE, Table, measure
 
 BEGIN, END = "<!-- octaves:begin -->", "<!-- octaves:end -->"
 ALL = "all"
+ENDS_BPP = 1.9  # a curve that ends before is told to
 Part = tuple[str, Table | None]
 
 
@@ -20,8 +21,8 @@ def paragraphs(runs: list[OctavesRun]) -> list[Part]:
     if not runs:
         return []
     text = (
-        "Bits at equal quality, over 0.3 to 2 bits a pixel of the peer (BD-rate; negative is fewer; bold where it is "
-        "behind), of files that were decoded again, with all that they hold:"
+        "Bits at equal quality, over 0.3 to 2 bits a pixel of the peer as far as both curves reach (BD-rate; negative "
+        "is fewer; bold where it is behind), of files that were decoded again, with all that they hold:"
     )
     found: list[Part] = [(text, _summary(runs))]
     for run in runs:
@@ -70,7 +71,16 @@ def _percent(mean: Mean | None) -> str:
     if mean is None:
         return NONE
     text = f"{mean.percent:+.1f} %"
-    return f"**{text}**" if mean.percent > 0 else text
+    return (f"**{text}**" if mean.percent > 0 else text) + _limits(mean)
+
+
+def _limits(mean: Mean) -> str:
+    """What a mean is not of: subjects without a number, and of a single one the rates that a curve does not reach."""
+    if mean.count < mean.of:
+        return f" ({mean.count} of {mean.of})"
+    if mean.of == 1 and mean.peer_bpp is not None and mean.peer_bpp[1] < ENDS_BPP:
+        return f" (to {mean.peer_bpp[1]:.2f} bpp)"
+    return ""
 
 
 def _times(speed: Speed) -> Iterator[Part]:
@@ -120,6 +130,12 @@ def _details(run: OctavesRun) -> Iterator[Part]:
             f"Bits at equal {METRIC_NAMES[metric]}, {area}, means over {groups}; in brackets the image that does worst:"
         )
         yield text, _means(rows)
+    short = sum(not c.complete for c in run.comparisons)
+    if short:
+        yield (
+            f"{short} of the {len(run.comparisons)} comparisons are of a part of 0.3 to 2 bpp: a curve ends before.",
+            None,
+        )
     yield "What is to be reached:", _verdicts(run)
     for note in run.notes:
         yield f"{note[0].upper()}{note[1:]}.", None
@@ -136,7 +152,9 @@ def _means(rows: list[Mean]) -> Table:
 
 
 def _mean(mean: Mean | None) -> str:
-    return NONE if mean is None else f"{mean.percent:+.1f} % ({mean.worst} {mean.worst_percent:+.1f} %)"
+    if mean is None:
+        return NONE
+    return f"{mean.percent:+.1f} % ({mean.worst} {mean.worst_percent:+.1f} %)" + _limits(mean)
 
 
 def _verdicts(run: OctavesRun) -> Table:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from inrwsi.encode_common import Task
-from inrwsi.encode_units import Blanks, Ij, Plan, as_rgb
+from inrwsi.encode_units import Glass, Ij, Plan, as_rgb
 from inrwsi.fields import octaves_prior
 from inrwsi.fields.octaves import RATE_WEIGHT
 from inrwsi.fields.octaves_model import OctavesModel
@@ -86,7 +86,7 @@ class Encoding(Protocol):
 
     task: Task
     plan: Plan
-    blanks: Blanks
+    glass: Glass
     job: Job
 
     def trial(self, model: OctavesModel, networks: Networks) -> tuple[float, float]:
@@ -101,8 +101,8 @@ def fit_networks(encoding: Encoding, model: OctavesModel, effort: str, *, whole:
     a sample: bits, and squared error in the coin of the training. With `whole` the file is to hold all networks,
     whichever they are, and the fitted ones cost nothing beside.
     """
-    chunks = encoding.blanks.coded(0)
-    tissue_px = encoding.blanks.coded_px(0, chunks)
+    chunks = encoding.glass.content()
+    tissue_px = encoding.glass.content_px(chunks)
     smallest = min(encoding.task.l0_wh)
     prior = octaves_prior.load(model.prior)
     if effort not in PASSES or tissue_px < LEAST_PX or smallest < CROP_PX or prior is None:
@@ -140,7 +140,7 @@ def _run(fit: SlideFit, encoding: Encoding) -> None:
 
 
 def _windows(encoding: Encoding, chunks: list[Ij]) -> list[np.ndarray]:
-    """Pieces (h, w, 3) uint8 of the slide about chunks that are not blank, within a quarter of the memory setting."""
+    """Pieces (h, w, 3) uint8 of the slide about chunks of more than glass, within a quarter of the memory setting."""
     task = encoding.task
     rng = np.random.default_rng((task.options.seed, 5))
     most = min(MOST_WINDOWS, task.options.memory_mb * 2**20 // 4 // (3 * WINDOW_PX**2))

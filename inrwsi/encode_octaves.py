@@ -1,10 +1,10 @@
 """Model `octaves`: scan, find the step that meets the target, code the coarse octaves, then the units, and write.
 
-The slide is read twice, a unit of 1024 x 1024 pixels at a time: once for its blank chunks and its octave 3, from which
+The slide is read twice, a unit of 1024 x 1024 pixels at a time: once for its plain chunks and its octave 3, from which
 all coarser octaves are made and coded; then, with the decoded octave 3 at hand, to code the three finest. What is
 between lies in the job's folder:
 
-    scan.log              a record a unit, its blank chunks; and one when the coarser true octaves are made
+    scanned.log           a record a unit, its plain chunks; and one when the coarser true octaves are made
     true-K.parts          true pixels of the octave above K, for each chunk of K
     search.json           what steps gave, on the sample ("probes") and on whole files ("rounds")
     round-STEP.log        the payloads; and for each unit, when it is whole, its squared error
@@ -33,6 +33,7 @@ from inrwsi.encode_sample import Sample
 from inrwsi.encode_units import (
     Blanks,
     Coded,
+    Glass,
     Ij,
     Parts,
     Plan,
@@ -78,7 +79,7 @@ def encode(task: Task) -> Outcome:
             step = _meet_target(task, coder)
         path, measured = coder.made(step)
         os.replace(path, task.out)
-        blank = coder.blanks.count
+        blank = coder.glass.blanks(coder.model_at(step).equal_step).count
         job.discard()
     coded, used = coder.header.chunk_count - blank, coder.model_at(step)
     return Outcome(int(measured.file_bytes), blank, coded, measured.psnr_db, used.step)
@@ -95,8 +96,6 @@ def _meet_target(task: Task, coder: _Coder) -> int:
     option = next(name for name in TARGETS if getattr(settings, name) is not None)
     raw_bytes = task.source.width * task.source.height * task.source.channels
     goal = Goal(option, float(getattr(settings, option)), raw_bytes)
-    if option == "psnr_db" and goal.level(coder.best()) < goal.wanted - goal.tolerance:
-        raise goal.unreachable(coder.best(), estimated=True)
     curve = search(goal, coder.probe)
     model = coder.model_at(curve.step(goal.wanted))
     coder.networks = fit_networks(coder, model, settings.effort, whole=settings.self_contained)
@@ -131,7 +130,8 @@ class _Coder:
         self.task, self.plan, self.model, self.job, self.workers, self.files = task, plan, model, job, workers, files
         self.source, self.report = task.source, task.report
         self.header = self._header(model)
-        self.blanks = Blanks(plan, task.source.channels)
+        self.glass = Glass(plan, task.source.channels)
+        self.blanks: Blanks  # of the step that is coded with now
         self.networks = Networks()
         self.sections = Sections.of(task)
         unit_bytes = UNIT_BYTES_A_PX * (CHUNK_PX << plan.unit) ** 2
@@ -148,8 +148,11 @@ class _Coder:
     def model_at(self, step: int) -> OctavesModel:
         return self.model.at(step)
 
-    def _chunk_coder(self, step: int) -> ChunkCoder:
-        return coder_of(self.task, self.model_at(step), self.networks)
+    def _begin(self, step: int) -> ChunkCoder:
+        """Code with a step from here on."""
+        model = self.model_at(step)
+        self.blanks = self.glass.blanks(model.equal_step)
+        return coder_of(self.task, model, self.networks)
 
     def _in_file(self, chunk_bytes: float) -> InFile:
         """What a file whose chunks have so many bytes says of its networks."""
@@ -185,10 +188,10 @@ class _Coder:
     # ---- scan
 
     def scan(self, glass: tuple[int, ...] | None) -> None:
-        """Find the blank chunks, and make the true octaves above the units. `glass` is the slide's colour of it."""
-        log, unit = self.job.log("scan"), self.plan.unit
+        """Find the plain chunks, and make the true octaves above the units. `glass` is the slide's colour of it."""
+        log, unit = self.job.log("scanned"), self.plan.unit
         units = list(self.plan.chunks(unit))
-        coder, parts = self._chunk_coder(START_STEP), self.true_parts(unit)
+        coder, parts = coder_of(self.task, self.model_at(START_STEP), self.networks), self.true_parts(unit)
 
         def work(ij: Ij) -> Scanned:
             scanned = scan_unit(coder, self.plan, ij, self.pixels(ij), glass)
@@ -204,8 +207,7 @@ class _Coder:
             self.report(Progress("scan", min(done, total), total, "Mpx"))
             give_back_free_pages()
         for ij in units:
-            self.blanks.take(ij, log.get(self.plan.number(unit, ij)))
-        self.blanks.finish()
+            self.glass.take(ij, log.get(self.plan.number(unit, ij)))
         if len(units) not in log:
             for octave in range(unit + 1, self.plan.top):
                 self._make_above(coder, octave)
@@ -225,7 +227,7 @@ class _Coder:
     def sample(self) -> Sample:
         """The units that steps and networks are tried on."""
         if self._sample is None:
-            self._sample = Sample.of(self.plan, self.blanks, self.task.options.seed)
+            self._sample = Sample.of(self.plan, self.glass, self.task.options.seed)
         return self._sample
 
     def trial(self, model: OctavesModel, networks: Networks) -> tuple[float, float]:
@@ -233,6 +235,7 @@ class _Coder:
 
         Not refined: that takes twice the time, and is worth the same by all of them.
         """
+        self.blanks = self.glass.blanks(model.equal_step)
         return self.sample().measure(self, coder_of(self.task, model, networks, refined=False), None)
 
     def probe(self, step: int) -> Measured:
@@ -240,16 +243,12 @@ class _Coder:
         state = self.job.load_state("search")
         probes = state.setdefault("probes" if self.networks.weights is None else "probes, fitted", {})
         if str(step) not in probes:
-            probes[str(step)] = self.sample().measure(self, self._chunk_coder(step), len(probes))
+            probes[str(step)] = self.sample().measure(self, self._begin(step), len(probes))
             self.job.save_state("search", state)
         coded_bytes, sse = probes[str(step)]
-        coded = self.header.chunk_count - self.blanks.count
+        coded = self.header.chunk_count - self.glass.blanks(self.model_at(step).equal_step).count
         beside = len(self.header.to_json()) // 2 + self.sections.nbytes + 8 * coded
         return self._measured(coded_bytes + self._in_file(coded_bytes).stored_bytes + beside, sse)
-
-    def best(self) -> Measured:
-        """What no step is better than: only blank chunks, which are one colour each, err."""
-        return self._measured(1, self.blanks.sse)
 
     def _measured(self, file_bytes: float, sse: float) -> Measured:
         count = self.source.width * self.source.height * self.source.channels
@@ -267,7 +266,7 @@ class _Coder:
             again = f", round {self._rounds}" if self._rounds > 1 else ""
             name = f"round-{step}"
             log = self.job.log(name)
-            coder = self._chunk_coder(step)
+            coder = self._begin(step)
             decoded = self._code_coarse(coder, step, log, f"encode{again}")
             sse = self._code_units(coder, log, decoded[self.plan.unit], f"encode{again}")
             file_bytes = self._write(step, log, f"write{again}")

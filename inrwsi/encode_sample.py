@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
 import numpy as np
 
-from inrwsi.encode_units import Blanks, Ij, Plan, encode_unit, quadrant
+from inrwsi.encode_units import Blanks, Glass, Ij, Plan, encode_unit, quadrant
 from inrwsi.fields.octaves_model import Decoded
 from inrwsi.octave_chunks import ChunkCoder
 from inrwsi.progress import Progress, Report
@@ -17,6 +17,7 @@ from inrwsi.rate_control import PROBES
 from inrwsi.workers import Workers
 
 MOST_UNITS, FEWEST_UNITS, SHARE = 16, 4, 8  # one unit of so many, within bounds
+PLAIN_UNITS = 3  # of glass alone, which costs little and is much alike
 FULL = 0.9  # coded share of the pixels of a unit that is not at the tissue's border
 
 
@@ -46,29 +47,34 @@ class Stratum:
 
 @dataclass(frozen=True)
 class Sample:
-    """Units, evenly over the slide from a drawn start, of its full ones and of those at borders."""
+    """Units, evenly over the slide from a drawn start: of its full ones, of those at borders, and of glass alone."""
 
     strata: tuple[Stratum, ...]
 
     @classmethod
-    def of(cls, plan: Plan, blanks: Blanks, seed: int) -> Sample:
-        """Draw it. Empty where nothing of the slide is coded."""
+    def of(cls, plan: Plan, glass: Glass, seed: int) -> Sample:
+        """Draw it."""
         rng = np.random.default_rng(seed)
-        coded = {ij: blanks.coded_px(0, plan.leaves(ij)) for ij in blanks.coded(plan.unit)}
-        coded = {ij: px for ij, px in coded.items() if px}
-        count = min(len(coded), MOST_UNITS, max(FEWEST_UNITS, len(coded) // SHARE))
+        held = {ij: glass.content_px(plan.leaves(ij)) for ij in plan.chunks(plan.unit)}
+        areas = {ij: plan.l0_rect(plan.unit, ij) for ij in held}
+        total, some = sum(held.values()), sum(map(bool, held.values()))
+        count = min(some, MOST_UNITS, max(FEWEST_UNITS, some // SHARE))
         full: list[Ij] = []
         border: list[Ij] = []
-        for ij, px in coded.items():
-            rect = plan.l0_rect(plan.unit, ij)
-            (full if px >= FULL * rect.w * rect.h else border).append(ij)
-        total = sum(coded.values())
+        plain: list[Ij] = []
+        for ij, px in held.items():
+            kind = full if px >= FULL * areas[ij].w * areas[ij].h else border if px else plain
+            kind.append(ij)
         strata = []
         for units in (full, border):
-            own = sum(coded[ij] for ij in units)
+            own = sum(held[ij] for ij in units)
             if own:
                 chosen = _spread(units, max(min(2, len(units)), round(count * own / total)), rng)
-                strata.append(Stratum(chosen, own / sum(coded[ij] for ij in chosen)))
+                strata.append(Stratum(chosen, own / sum(held[ij] for ij in chosen)))
+        if plain:
+            chosen = _spread(plain, min(PLAIN_UNITS, len(plain)), rng)
+            own, seen = (sum(areas[ij].w * areas[ij].h for ij in units) for units in (plain, chosen))
+            strata.append(Stratum(chosen, own / seen))
         return cls(tuple(strata))
 
     def measure(self, slide: Slide, coder: ChunkCoder, number: int | None) -> tuple[float, float]:
@@ -77,7 +83,11 @@ class Sample:
         Args:
             number: of the steps that were measured before, for the progress; None where it is not to be told.
         """
-        units = [ij for stratum in self.strata for ij in stratum.units]
+        strata = [
+            replace(s, units=tuple(ij for ij in s.units if not slide.blanks.has(slide.plan.unit, ij)))
+            for s in self.strata
+        ]
+        units = [ij for stratum in strata for ij in stratum.units]
         total_bytes, parents = self._above(slide, coder, units)
         own_mpx = sum(map(slide.unit_mpx, units))
         done = (number or 0) * own_mpx
@@ -93,7 +103,7 @@ class Sample:
             if number is not None:
                 slide.report(Progress("search", min(done, PROBES * own_mpx), PROBES * own_mpx, "Mpx"))
         sse = float(slide.blanks.sse)
-        for stratum in self.strata:
+        for stratum in strata:
             total_bytes += stratum.weight * sum(found[ij][0] for ij in stratum.units)
             sse += stratum.weight * sum(found[ij][1] for ij in stratum.units)
         return total_bytes, sse

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,11 @@ from inrwsi.octave_chunks import ChunkCoder
 from inrwsi.tissue import is_blank
 
 UNIT_OCTAVE = 2
-SAME_GLASS = 2  # levels of 255 between blank chunks of a unit that are given one colour
+SAME_GLASS = 2  # levels of 255 between plain chunks of a unit that are given one colour
+# A chunk of plain glass is blank where its one colour errs by less than so little of the step, root mean square: a
+# quarter or less of the squared error that tissue is left with. Glass is noise and shades, but MS-SSIM counts it like
+# all else: of one colour whatever the step, the tissue tiles of a slide had 5 dB less of it at quality 99.
+GLASS_STEP = 20.0
 _PART_PX = CHUNK_PX // 2
 _SSE = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
@@ -148,39 +152,66 @@ class Parts:
         self.path.unlink(missing_ok=True)
 
 
-class Blanks:
-    """Which chunks of every octave are blank: those with nothing but blank octave-0 chunks of one colour under them."""
+class Glass:
+    """The octave-0 chunks that are plain glass, as a scan tells, and what one colour for each of them loses."""
 
     def __init__(self, plan: Plan, channels: int) -> None:
-        self._plan, self._channels = plan, channels
-        shapes = [plan.grid(k)[::-1] for k in range(plan.top + 1)]
-        self._blank = [np.zeros(shape, np.bool_) for shape in shapes]
-        self._colour = [np.zeros((*shape, channels), np.uint8) for shape in shapes]
-        self.sse = 0
+        self._plan = plan
+        self._leaf = np.dtype([("plain", np.bool_), ("colour", np.uint8, (channels,)), ("sse", "<u8")])
+        self._leaves = np.zeros(plan.grid(0)[::-1], self._leaf)
+        w, h = (np.minimum(CHUNK_PX, side - np.arange(0, side, CHUNK_PX)) for side in plan.l0_wh)
+        self._px = h[:, None] * w
 
     def take(self, unit_ij: Ij, record: bytes) -> None:
         """What `Scanned.record` says of a unit."""
-        self.sse += _SSE.unpack_from(record)[0]
-        values = np.frombuffer(record, np.uint8, offset=_SSE.size).reshape(-1, 1 + self._channels)
+        values = np.frombuffer(record, self._leaf)
         for (i, j), value in zip(self._plan.leaves(unit_ij), values, strict=True):
-            self._blank[0][j, i] = value[0]
-            self._colour[0][j, i] = value[1:]
+            self._leaves[j, i] = value
 
-    def finish(self) -> None:
-        """All units are told: octave by octave, a chunk is blank where all its children are, of one colour."""
-        for k in range(1, self._plan.top + 1):
+    def content(self) -> list[Ij]:
+        """The others, row by row: those that hold something."""
+        return [(int(i), int(j)) for j, i in np.argwhere(~self._leaves["plain"])]
+
+    def content_px(self, chunks: Iterable[Ij]) -> int:
+        """Pixels of those of `chunks` that hold something."""
+        return sum(int(self._px[j, i]) for i, j in chunks if not self._leaves["plain"][j, i])
+
+    def blanks(self, equal_step: float) -> Blanks:
+        """Which chunks are blank where steps are equal to so many grey levels: those that lose little beside that."""
+        most = self._px * self._leaf["colour"].shape[0] * (equal_step / GLASS_STEP) ** 2
+        plain = self._leaves["plain"] & (self._leaves["sse"] <= most)
+        return Blanks(self._plan, plain, self._leaves["colour"], int(self._leaves["sse"][plain].sum()))
+
+
+class Blanks:
+    """Which chunks of every octave are blank: those with nothing but blank octave-0 chunks of one colour under them.
+
+    Args:
+        blank, colour: of octave 0, (rows, columns) bool and (rows, columns, C) uint8.
+        sse: squared error of all of them.
+    """
+
+    def __init__(self, plan: Plan, blank: np.ndarray, colour: np.ndarray, sse: int) -> None:
+        self._plan, self.sse = plan, sse
+        self._blank, self._colour = [blank], [np.where(blank[..., None], colour, 0)]
+        for k in range(1, plan.top + 1):
             h, w = self._blank[k - 1].shape
             odd = ((0, h % 2), (0, w % 2))
-            blank = np.pad(self._blank[k - 1], odd, mode="edge")
-            colour = np.pad(self._colour[k - 1], (*odd, (0, 0)), mode="edge")
-            four = [(blank[y::2, x::2], colour[y::2, x::2]) for y in (0, 1) for x in (0, 1)]
+            finer = np.pad(self._blank[k - 1], odd, mode="edge")
+            colours = np.pad(self._colour[k - 1], (*odd, (0, 0)), mode="edge")
+            four = [(finer[y::2, x::2], colours[y::2, x::2]) for y in (0, 1) for x in (0, 1)]
             first = four[0][1]
             same = np.logical_and.reduce([(part == first).all(axis=2) & own for own, part in four])
-            self._blank[k][:], self._colour[k][:] = same, np.where(same[..., None], first, 0)
+            self._blank.append(same)
+            self._colour.append(np.where(same[..., None], first, 0))
+
+    def has(self, octave: int, ij: Ij) -> bool:
+        """Whether a chunk is blank."""
+        return bool(self._blank[octave][ij[1], ij[0]])
 
     def colour(self, octave: int, ij: Ij) -> tuple[int, ...] | None:
         """The colour of a blank chunk; None of a coded one."""
-        if not self._blank[octave][ij[1], ij[0]]:
+        if not self.has(octave, ij):
             return None
         return tuple(int(v) for v in self._colour[octave][ij[1], ij[0]])
 
@@ -201,16 +232,16 @@ class Blanks:
 
 @dataclass(frozen=True)
 class Scanned:
-    """What the scan keeps of a unit: its blank chunks, for the log, and the true octave above it."""
+    """What the scan keeps of a unit: its plain chunks, for the log, and the true octave above it."""
 
     record: bytes
     above: np.ndarray
 
 
 def scan_unit(coder: ChunkCoder, plan: Plan, unit_ij: Ij, pixels: np.ndarray, glass: tuple[int, ...] | None) -> Scanned:
-    """Find a unit's blank chunks, and make the octave above the units from its pixels.
+    """Find a unit's chunks of plain glass, and make the octave above the units from its pixels.
 
-    Blank chunks whose colours are alike are given one, so that the coarser chunks on them are blank, too.
+    Those whose colours are alike are given one, so that the coarser chunks on them can be blank, too.
 
     Args:
         pixels: (h, w, C) uint8, of level 0.
@@ -224,15 +255,14 @@ def scan_unit(coder: ChunkCoder, plan: Plan, unit_ij: Ij, pixels: np.ndarray, gl
     if len(known) and np.ptp(known, axis=0).max() <= SAME_GLASS:
         own = tuple(int(v) for v in np.rint(known.mean(axis=0)))
         found = [None if colour is None else own for colour in found]
-    channels = pixels.shape[2]
-    sse = sum(squared_error(view, np.array(c)) for view, c in zip(views, found, strict=True) if c is not None)
-    record = _SSE.pack(sse) + b"".join(bytes(1 + channels) if c is None else bytes((1, *c)) for c in found)
-    if None not in found and len(set(found)) == 1:
-        dot = np.array(found[0], np.uint8).reshape(1, 1, -1)
-        above = np.broadcast_to(coder.components(as_rgb(dot)), (3, *_above_hw(plan, unit_ij)))
-    else:
-        colours = dict(zip(leaves, found, strict=True))
-        above = coder.below(unit_targets(coder, plan, unit_ij, pixels, colours)[plan.unit, unit_ij])
+    record = b"".join(
+        bytes(1 + pixels.shape[2] + _SSE.size)
+        if colour is None
+        else bytes((1, *colour)) + _SSE.pack(squared_error(view, np.array(colour)))
+        for view, colour in zip(views, found, strict=True)
+    )
+    # Of its own pixels, glass and all: which chunks are blank is known when the step is.
+    above = coder.below(unit_targets(coder, plan, unit_ij, pixels, dict.fromkeys(leaves))[plan.unit, unit_ij])
     return Scanned(record, above)
 
 

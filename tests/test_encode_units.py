@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from inrwsi import encode_octaves
-from inrwsi.encode_units import Blanks, Parts, Plan
+from inrwsi.encode_units import Glass, Parts, Plan
 from inrwsi.errors import UsageError
 from inrwsi.fields.octaves_model import FEATURES, Decoded
 from inrwsi.formats.source_image import ArraySource
@@ -160,13 +160,25 @@ def test_parts_come_back_in_any_order(tmp_path: Path) -> None:
 
 def test_blank_octaves_are_those_of_one_colour_alone() -> None:
     plan = Plan.of((2048, 1024))
-    blanks = Blanks(plan, 1)
+    glass = Glass(plan, 1)
     records = {(0, 0): [(1, 9)] * 16, (1, 0): [(1, 9)] * 10 + [(1, 8)] + [(1, 9)] * 4 + [(0, 0)]}
     for ij, record in records.items():
-        blanks.take(ij, (5).to_bytes(8, "little") + b"".join(bytes(r) for r in record))
-    blanks.finish()
-    assert blanks.sse == 10
+        glass.take(ij, b"".join(bytes(r) + (5 * r[0]).to_bytes(8, "little") for r in record))
+    blanks = glass.blanks(20.0)
+    assert blanks.sse == 31 * 5
     assert [len(blanks.coded(k)) for k in range(4)] == [1, 1, 1, 1]
     assert (blanks.coded(1), blanks.coded(2), blanks.coded(3)) == ([(3, 1)], [(1, 0)], [(0, 0)])
     assert (blanks.colour(2, (0, 0)), blanks.colour(0, (6, 2)), blanks.colour(0, (7, 3))) == ((9,), (8,), None)
     assert blanks.coded_px(0, list(plan.chunks(0))) == 256 * 256
+
+
+def test_glass_is_of_one_colour_where_that_loses_little_beside_the_step() -> None:
+    """Its error is at most a four hundredth of the squared step; the last column of this slide is 44 pixels wide."""
+    plan = Plan.of((300, 256))
+    glass = Glass(plan, 3)
+    glass.take((0, 0), b"".join(bytes((1, 240, 241, 242)) + (256 * w * 3).to_bytes(8, "little") for w in (256, 44)))
+    assert (glass.content(), glass.content_px(plan.chunks(0))) == ([], 0)
+    assert [glass.blanks(step).coded(0) for step in (19.9, 20.1)] == [[(0, 0), (1, 0)], []]
+    assert [glass.blanks(step).sse for step in (19.9, 20.1)] == [0, 256 * 300 * 3]
+    assert glass.blanks(20.1).colour(0, (1, 0)) == (240, 241, 242)
+    assert glass.blanks(19.9).colour(0, (1, 0)) is None

@@ -64,6 +64,19 @@ def test_the_summary_has_a_line_a_run_area_and_metric() -> None:
     )
 
 
+def test_what_a_mean_is_not_of_is_told() -> None:
+    """A refused comparison counts for nothing, and a curve that ends early says nothing of finer steps."""
+    means = (
+        replace(mean("avif", CROP, "psnr_rgb", "all", -9.0, 16, "b.png"), count=15, peer_bpp=(0.3, 0.9)),
+        replace(mean("jpeg-420", CROP, "psnr_rgb", "all", -9.0, 1, "b.png"), peer_bpp=(0.3, 0.87)),
+        replace(mean("jpegxl", CROP, "psnr_rgb", "all", 9.0, 1, "b.png"), peer_bpp=(0.3, 1.99)),
+    )
+    parts = readme_octaves.paragraphs([replace(crops(), means=means)])
+    assert parts[0][1] is not None
+    assert parts[0][1].rows[0][3:] == ("-9.0 % (15 of 16)", "-9.0 % (to 0.87 bpp)", "**+9.0 %**")
+    assert any(table and "-9.0 % (b.png +1.0 %) (15 of 16)" in table.rows[0] for _, table in parts)
+
+
 def test_times_are_multiples_of_peers_in_the_run() -> None:
     parts = readme_octaves.paragraphs([crops()])
     encoding, views = parts[1][1], parts[2][1]
