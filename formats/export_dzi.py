@@ -37,8 +37,9 @@ class DeepZoom(PyramidWriter):
     def is_own(cls, target: Path) -> bool:
         if target.suffix.lower() in cls.suffixes:
             return target.is_file() and _MADE_BY.encode() in _beginning(target)
-        description = target.with_name(target.name.removesuffix("_files") + ".dzi")
-        if not (target.is_dir() and description.exists() and cls.is_own(description)):
+        stem = target.name.removesuffix("_files")
+        beside = (path for path in target.parent.iterdir() if path.stem == stem and path.suffix.lower() in cls.suffixes)
+        if not (target.is_dir() and any(map(cls.is_own, beside))):
             return False
         levels = {entry.name: entry for entry in target.iterdir()}
         return levels.keys() == set(map(str, range(len(levels)))) and all(map(_only_tiles, levels.values()))

@@ -89,17 +89,28 @@ def with_scale(header: Header, mpp_um: float | Sequence[float] | None, objective
     """The header with what the caller says of the slide's scale."""
     changes: dict[str, Any] = {}
     if mpp_um is not None:
-        both = tuple(map(float, mpp_um)) if isinstance(mpp_um, Sequence) else (float(mpp_um),) * 2
-        if len(both) != 2:
-            raise UsageError(f"mpp_um is {mpp_um}; give micrometres a pixel: 0.25, or two for x and y")
-        changes |= {"mpp_um": both, "mpp_source": "user"}
+        both = _numbers(mpp_um)
+        if len(both) not in (1, 2):
+            raise UsageError(f"mpp_um is {mpp_um!r}; give micrometres a pixel: 0.25, or two for x and y")
+        changes |= {"mpp_um": (both[0], both[-1]), "mpp_source": "user"}
     if objective_power is not None:
-        changes |= {"objective_power": float(objective_power), "objective_source": "user"}
+        power = _numbers(objective_power)
+        if len(power) != 1:
+            raise UsageError(f"objective_power is {objective_power!r}; give a number, such as 20")
+        changes |= {"objective_power": power[0], "objective_source": "user"}
     try:
         slide: SlideInfo = replace(header.slide, **changes)
     except ConfigError as error:
         raise UsageError(str(error)) from None
     return replace(header, slide=slide)
+
+
+def _numbers(given: Any) -> tuple[float, ...]:
+    """One number, or several; none where there is something that is no number."""
+    try:
+        return tuple(np.asarray(given, np.float64).reshape(-1).tolist()) if not isinstance(given, (str, bytes)) else ()
+    except (TypeError, ValueError):
+        return ()
 
 
 def choose_levels(header: Header, levels: str | Sequence[float], name: str) -> tuple[Level, ...]:

@@ -249,6 +249,30 @@ def test_a_turned_photograph_is_cut_up_upright(tmp_path: Path) -> None:
         assert psnr(array(item), np.ascontiguousarray(upright[y : y + 128, x : x + 128])) > 30
 
 
+def test_an_ome_tiff_of_planes_is_its_three_channels(tmp_path: Path, pixels: np.ndarray) -> None:
+    """In tiles, where OpenSlide opens it, too, and shows the first plane in grey."""
+    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    tifffile.imwrite(tmp_path / "a.ome.tif", planes, ome=True, tile=(128, 128), photometric="minisblack")
+    (item,) = PatchDataset(tmp_path / "a.ome.tif", 64, l0_xy=[(64, 32)])
+    assert np.array_equal(array(item), pixels[32:96, 64:128])
+
+
+@pytest.mark.parametrize(
+    ("mpp", "step"), [(0.5, 2.0), (0.4998, 2.0), (0.51, 0.51 / 0.2499), (0.25, 1.0), (0.12, 0.12 / 0.2499)]
+)
+def test_a_scale_that_is_nearly_the_slides_own_is_that(
+    mpp: float, step: float, scanned: tuple[Path, np.ndarray]
+) -> None:
+    """Of 256 pixels half a one: 2.0008 would be blurred, and lie between the pixels that are there."""
+    patches = PatchDataset(scanned[0], 256, mpp=mpp, mpp_um=0.2499)
+    assert patches.steps == (pytest.approx(step, rel=1e-9),)
+    if step == 2:
+        assert (patches.l0_xy % 512 == 0).all()
+        x, y = patches.l0_xy[1]
+        want = reduced(scanned[1][y : y + 512, x : x + 512], 2)
+        assert np.abs(array(patches[1]).astype(int) - want).max() <= 1  # `reduced` rounds halves to even
+
+
 def test_pictures_are_slides_too(tmp_path: Path, pixels: np.ndarray) -> None:
     Image.fromarray(pixels).save(tmp_path / "a.png")
     patches = PatchDataset(tmp_path / "a.png", 64, min_tissue=0.5)

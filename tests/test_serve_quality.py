@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from inrwsi.decode import Decoder
@@ -110,6 +111,31 @@ def test_psnr_is_of_the_views_pixels(noise: FakeFile, slide: OpenCinr, tmp_path:
     assert view_psnr_db(slide, source, View(Rect(600, 0, 400, 400), 0.25)) == pytest.approx(ten)
     assert view_psnr_db(slide, source, View(Rect(0, 0, 598, 699), 2.0)) == 100.0
     assert view_psnr_db(slide, source, View(Rect(0, 0, 590, 690), 1.7)) == 100.0
+
+
+def test_psnr_is_against_pixels_much_finer_than_the_view(noise: FakeFile, slide: OpenCinr, tmp_path: Path) -> None:
+    """A scanner's own level is another picture, which nobody encoded: this one's is grey."""
+    with tifffile.TiffWriter(tmp_path / "source.tif") as tiff:
+        how = {"photometric": "rgb", "tile": (128, 128), "metadata": None}
+        tiff.write(noise.octaves[0], **how)
+        tiff.write(np.full((349, 550, 3), 128, np.uint8), subfiletype=1, **how)
+    source = OpenSource(tmp_path / "source.tif")
+    assert source.downsample_of(2) == 2
+    assert (source.read(Rect(0, 0, 20, 20), 2.0) == 128).all()
+    assert view_psnr_db(slide, source, View(Rect(0, 0, 598, 698), 2.0)) == 100.0
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_a_turned_source_is_read_as_it_was_encoded(
+    orientation: int, noise: FakeFile, slide: OpenCinr, tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    back = np.rot90(noise.octaves[0], {3: 2, 6: 1}[orientation])
+    Image.fromarray(np.ascontiguousarray(back)).save(tmp_path / "source.png", exif=exif, compress_level=1)
+    source = OpenSource(tmp_path / "source.png")
+    assert view_psnr_db(slide, source, View(Rect(0, 0, 400, 400), 1.0)) == 100.0
+    app([noise.path], source=tmp_path / "source.png")  # whose size is that of the slide
 
 
 def test_of_a_large_view_the_middle_is_measured(noise: FakeFile, slide: OpenCinr, tmp_path: Path) -> None:

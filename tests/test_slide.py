@@ -310,9 +310,18 @@ def test_other_mistakes(slide: CinrSlide, noise: FakeFile) -> None:
         slide.read_region((0, 0), 0, (2_000_000, 1))
     with pytest.raises(TypeError, match="should be two numbers"):
         slide.read_region_at((float("nan"), 0), (5, 5))
-    for wrong in ({"mpp_um": -1}, {"mpp_um": (0.5, 0.5, 0.5)}, {"objective_power": 0}):
+    wrongs: tuple[dict[str, Any], ...] = (
+        *({"mpp_um": mpp} for mpp in (-1, (0.5, 0.5, 0.5), (0.1, "a"), "0.25", (), [[0.5], [0.5, 0.5]])),
+        *({"objective_power": power} for power in (0, "x", (20, 40))),
+    )
+    for wrong in wrongs:
         with pytest.raises(UsageError, match=next(iter(wrong))):
             open_slide(noise.path, **wrong)
+
+
+def test_micrometres_may_be_an_array(noise: FakeFile) -> None:
+    with open_slide(noise.path, mpp_um=np.array([0.25, 0.5])) as slide:  # type: ignore[arg-type]
+        assert slide.mpp_um == (0.25, 0.5)
 
 
 def test_grey_slides_are_rgb(tmp_path: Path, fake: None) -> None:

@@ -20,7 +20,7 @@ from PIL import Image, ImageCms
 from inrwsi.encode_common import Sections
 from inrwsi.errors import UsageError
 from inrwsi.formats import source_tiff
-from inrwsi.formats.source import SlideSource, open_source, overview_step
+from inrwsi.formats.source import SlideSource, open_source, overview_step, source_wh
 from inrwsi.formats.source_base import composite
 
 SLIDES = Path(__file__).parents[2] / "shared" / "slides"
@@ -267,6 +267,16 @@ def test_a_turned_photograph_is_read_upright(tmp_path: Path) -> None:
     with open_source(tmp_path / "a.png") as source:
         assert (source.width, source.height) == (64, 96)
         assert np.array_equal(whole(source)[::16, ::16], np.rot90(picture()[:4, :6], -1))
+
+
+def test_a_turned_photographs_pixels_are_as_wide_as_they_were_high(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    dpi = (25400 / 0.25, 25400 / 0.5)
+    Image.fromarray(picture()[:4, :6]).save(tmp_path / "a.png", exif=exif, dpi=dpi)
+    with open_source(tmp_path / "a.png") as source:
+        assert source.mpp_um == pytest.approx((0.5, 0.25), rel=1e-3)
+        assert source_wh(tmp_path / "a.png") == (source.width, source.height) == (4, 6)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

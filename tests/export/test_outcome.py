@@ -74,6 +74,12 @@ def test_nothing_but_an_export_is_replaced(name: str, made: Made, tmp_path: Path
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+def test_an_export_is_known_whatever_its_suffixs_case(made: Made, tmp_path: Path) -> None:
+    for _ in range(2):
+        export(made.path, tmp_path / "S.DZI", device="cpu", overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["S.DZI", "S_files"]
+
+
 def test_what_was_put_beside_an_exports_tiles_is_not_lost(made: Made, tmp_path: Path) -> None:
     """Nor a folder of tiles whose description is another program's."""
     out = tmp_path / "slide.dzi"
