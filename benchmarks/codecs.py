@@ -318,7 +318,7 @@ STILL_CODECS: tuple[StillCodec, ...] = (
         "AVIF (AV1 by libaom), 4:4:4, speed 4, tune=psnr: without it libavif 1.4 tunes for eyes, with iq",
         "q={:g}",
         (8, 20, 34, 50, 66),
-        (12, 30, 55),
+        (15, 30, 55),
         _avif_for_psnr,
         lambda data, threads: imagecodecs.avif_decode(data, numthreads=threads),
         ("avif",),

@@ -43,6 +43,7 @@ from inrwsi.progress import Progress
 from inrwsi.tiles import decode_tile, join_payload, pack_payload
 from inrwsi.tissue import is_blank
 
+LEAST_PAYLOAD = 64  # bytes of a tile, where nobody asks for fewer
 C = TypeVar("C", bound=FieldConfig)
 Fitted = tuple[int, float, dict[str, np.ndarray] | None]
 
@@ -165,7 +166,11 @@ class FieldCoder(ABC, Generic[C]):
         raw_bytes = source.width * source.height * source.channels * source.bit_depth // 8
         base_bytes = sum(len(join_payload(base, b"")) for base in map(self.bases.get, self.coded))
         least_bpp = max(LEAST_BPP, self.kind.least_bpp(settings.tile_px, source.channels, settings.weight_bits))
-        target = Target(option or "bpp", value, raw_bytes, sum(map(self._px, self.coded)), self.kind.name, base_bytes)
+        coded_px = sum(map(self._px, self.coded))
+        if option is None and self.coded:  # of a slide that is a corner of its tile the least network takes more
+            whole_px = sum(map(self.share, self.coded)) * settings.tile_px**2
+            value = max(value, max(least_bpp * whole_px, 8 * LEAST_PAYLOAD * len(self.coded)) / coded_px)
+        target = Target(option or "bpp", value, raw_bytes, coded_px, self.kind.name, base_bytes)
         if option != "psnr_db":
             first_bpp = self._first_bpp(target)
             if option is None or not self.coded:  # nobody asked for less than the model can have

@@ -98,7 +98,8 @@ class EncodeOptions:
         loss_network: of `perceptual`, and of `segmentation` what segments instead of the classical map of nuclei: a
             TorchScript file, as `fit.loss_network` says. It is a program that runs: only of a source that is trusted.
         optimiser: of fitted models, `adam` or `soap`, of the networks; tables have Adam. adam by default.
-        seed: of everything random. The same seed, machine and settings give the same file.
+        seed: of everything random. The same seed, machine and settings give the same file; of fitted models,
+            whose sums depend on it, the same number of threads, too.
         device: auto, cpu or cuda.
         keep_associated: names of the source's associated images to store.
         memory_mb: bounds the pixels held at once, beside the libraries themselves.

@@ -75,14 +75,14 @@ class Goal:
     def said(self, measured: Measured) -> str:
         """What was measured, in the terms of the option."""
         if self.option == "psnr_db":
-            return f"{measured.psnr_db:.2f}" if math.isfinite(measured.psnr_db) else "without any error"
+            return f"{measured.psnr_db:.2f}" if math.isfinite(measured.psnr_db) else "a file without any error"
         if self.option == "ratio":
             return f"{self.raw_bytes / measured.file_bytes:.2f}"
         return f"{measured.file_bytes:,.0f} bytes"
 
     def unreachable(self, nearest: Measured, *, estimated: bool) -> Unreachable:
         """What to raise where no step reaches the goal."""
-        about = "about " if estimated else ""
+        about = "about " if estimated and not (self.option == "psnr_db" and math.isinf(nearest.psnr_db)) else ""
         return Unreachable(
             f"{flag(self.option)} {_plain(self.value)} cannot be reached on this slide; the nearest that can is {about}"
             f"{self.said(nearest)}"

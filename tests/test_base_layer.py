@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 
@@ -142,5 +143,19 @@ def test_a_size_that_is_claimed_is_not_allocated() -> None:
     assert base_layer.decode(kind, bytes(data), shape).shape == shape
     claimed = bytes(data[:8]) + struct.pack(">II", 1_600_000, 1_600_000) + bytes(data[16:])
     for wrong in (claimed, b"", b"\0" * 60, bytes(data[:30])):
-        with pytest.raises(ValueError, match=r"does not decode .it says that it is no 40 x 32 pixels"):
+        with pytest.raises(ValueError, match=r"does not decode .it is no whole picture of 40 x 32 pixels with 3 comp"):
             base_layer.decode(kind, wrong, shape)
+
+
+def test_what_libraries_decode_though_it_is_no_base_layer_is_refused() -> None:
+    """libjpeg fills up what is cut off with grey, and with a buffer of bytes OpenJPEG takes another depth for eight."""
+    pixels = np.ascontiguousarray(picture_px()[:, :64])
+    whole = base_layer.encode("jpeg", pixels, 80)
+    assert base_layer.decode("jpeg", whole, pixels.shape).shape == pixels.shape
+    subsampled = bytes(imagecodecs.jpeg8_encode(pixels, level=80, subsampling="420"))
+    deep = bytearray(base_layer.encode("jpeg2000", pixels, 40))
+    deep[struct.calcsize(">4sHH4I4IH")] = 3  # four bits, of the first component's
+    wrongs = [("jpeg", whole[: len(whole) // 2]), ("jpeg", subsampled), ("jpeg2000", bytes(deep))]
+    for kind, wrong in wrongs:
+        with pytest.raises(ValueError, match=r"is no whole picture of 64 x .* of 8 bits, none of them subsampled"):
+            base_layer.decode(kind, wrong, pixels.shape)

@@ -10,7 +10,7 @@ import numpy as np
 import openslide
 import pytest
 
-from inrwsi.benchmarks import sampling
+from inrwsi.benchmarks import bd, sampling
 from inrwsi.benchmarks.codecs import STILL_CODECS, TILED, WHOLE, Codec, area_mean
 from inrwsi.benchmarks.codecs_ours import OurCodec, chunk_bytes, other_codecs, our_codecs
 from inrwsi.benchmarks.codecs_tiff import TIFF_CODECS
@@ -82,6 +82,41 @@ def test_versions_are_said_by_the_libraries(codec: Codec) -> None:
     versions = codec.versions()
     assert versions
     assert all(number[0].isdigit() and "." in number for number in versions.values())
+
+
+@pytest.mark.parametrize("name", ["avif", "avif-psnr"])
+def test_avif_keeps_colour_at_full_size(name: str, picture: Picture, tmp_path: Path) -> None:
+    """By the file's own configuration (AV1 in ISOBMFF, 2.3.3): a peer at 4:2:0 would lose a contest of RGB PSNR."""
+    (codec,) = other_codecs((name,))
+    codec.encode(picture, WHOLE, 50, tmp_path / "a")
+    data = (tmp_path / "a").read_bytes()
+    flags = data[data.index(b"av1C") + 6]
+    assert flags >> 2 & 3 == 0  # chroma_subsampling_x and _y
+    assert flags >> 4 & 1 == 0  # monochrome
+    assert "4:4:4" in codec.about
+
+
+def test_avif_has_a_peer_of_each_kind(picture: Picture, tmp_path: Path) -> None:
+    """Tuned for PSNR it takes fewer bits at equal PSNR than tuned for eyes, as libavif does where nobody says."""
+    found = {}
+    for codec in other_codecs(("avif", "avif-psnr")):
+        points = []
+        for value in codec.ladder:
+            codec.encode(picture, WHOLE, value, tmp_path / "a")
+            with codec.open(tmp_path / "a", WHOLE) as reader:
+                decoded = reader.read(Rect(0, 0, *reader.wh))
+            error = np.square(decoded.astype(float) - picture.pixels).mean()
+            points.append(((tmp_path / "a").stat().st_size, 10 * np.log10(255**2 / error)))
+        found[codec.name] = bd.curve(points)
+    assert bd.bd_rate(found["avif-psnr"], found["avif"])[0] < -3
+
+
+def test_jpeg_xl_is_made_with_the_effort_that_is_told(picture: Picture, tmp_path: Path) -> None:
+    (codec,) = other_codecs(("jpegxl",))
+    codec.encode(picture, WHOLE, 2.5, tmp_path / "a")
+    assert "effort 7" in codec.about
+    told = imagecodecs.jpegxl_encode(picture.pixels, distance=2.5, effort=7)
+    assert (tmp_path / "a").read_bytes() == bytes(told)
 
 
 def test_htj2k_does_not_wrap_white_to_black(picture: Picture, tmp_path: Path) -> None:

@@ -88,6 +88,34 @@ def test_means_name_the_worst_and_bars_are_five_points_weaker_on_held_out_images
     assert bars["bits at equal MS-SSIM, fast, crops, all, avif, %"].met
 
 
+def test_a_mean_says_how_many_it_is_of_and_how_far_they_reach() -> None:
+    """One image's curve of the peer is too short to be compared: it is counted, and not in the mean."""
+    every = [*points("a", OURS, 0.8), *points("a", "avif", 1), *points("b", OURS, 0.5), *points("b", "avif", 1)[:2]]
+    (found,) = [
+        m
+        for m in means(compare_all(every, OURS), [subject("a", NEVER), subject("b", NEVER)])
+        if (m.metric, m.group) == ("psnr_rgb", "all")
+    ]
+    assert (found.count, found.of, found.worst) == (1, 2, "a")
+    assert found.percent == pytest.approx(-20, abs=0.5)
+    assert found.peer_bpp == pytest.approx((0.3, 2.0), rel=0.01)
+
+
+def test_a_point_that_another_betters_is_left_out() -> None:
+    """A codec's setting for fewest bits may give less quality for more bits than the next: nobody would use it."""
+    theirs = points("a", "avif", 1)
+    worse = replace(
+        theirs[0],
+        figures=(
+            replace(
+                theirs[0].figures[0], bpp=theirs[0].figures[0].bpp * 1.001, psnr_db=theirs[0].figures[0].psnr_db - 0.02
+            ),
+        ),
+    )
+    found = compare(points("a", OURS, 0.5), [*theirs, worse], CROP, "psnr_rgb")
+    assert found.percent == pytest.approx(-50, abs=0.5)
+
+
 def test_a_slides_bars_have_aims() -> None:
     every = [*points("a", "octaves default", 0.8, TISSUE), *points("a", "avif", 1, TISSUE)]
     found = means(compare_all(every, "octaves default"), [subject("a", NEVER)])

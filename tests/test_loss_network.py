@@ -79,6 +79,12 @@ class Shared(nn.Module):
         return x / x.mean(dim=(1, 2, 3), keepdim=True)
 
 
+class Refusing(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.shape[1] == 4, "four channels wanted"
+        return x
+
+
 def saved(module: nn.Module, path: Path) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -166,6 +172,7 @@ def test_what_it_is_given(tmp_path: Path) -> None:
         (Cut(), False, "gives what has no gradient by the pixels"),
         (Shared(), False, "gives numbers that are not finite"),
         (Pair(), True, r"gives shape \(5, 3\) .*; as a segmentation it should be \(5, classes, rows, columns\)"),
+        (Refusing(), False, r"fails on pictures of shape \(5, 3, 64, 64\) \(.*four channels wanted.*\); see docs/guid"),
         (nn.Conv2d(1, 2, 3), False, r"fails on pictures of shape \(5, 3, 64, 64\) \(.*1 channels.*\); see docs/guid"),
     ],
 )

@@ -21,6 +21,13 @@ def test_what_was_not_used_for_longest_goes_first() -> None:
     assert all(cache.get(key) is None for key in ("a", "c", "d", "huge"))
 
 
+def test_what_is_put_twice_is_held_once() -> None:
+    cache: Lru[bytes] = Lru(10, len)
+    for key in "aaab":
+        cache.put(key, bytes(4))
+    assert [key for key in "ab" if cache.get(key) is not None] == ["a", "b"]
+
+
 def test_threads_that_ask_at_once_share_one_computation() -> None:
     cache: OnceLru[bytes] = OnceLru(100, len)
     calls, results = [], []

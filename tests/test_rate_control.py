@@ -143,3 +143,13 @@ def test_curves_go_through_their_points_both_ways() -> None:
     assert curve.step(100) == LEAST_STEP
     one = Curve({8192: 9.0}, -0.7)
     assert one.step(9.7) == 4096
+
+
+def test_a_slope_that_cannot_be_is_not_followed() -> None:
+    """Two points that differ by noise alone would send the next step anywhere: here by ten doublings, or back."""
+    goal = Goal("psnr_db", 36.0, RAW)
+    near, far = 20 * STEP_UNIT, 10 * STEP_UNIT
+    for noise in (0.2, -0.2):
+        assert far / 8 < Curve({near: 34.0, far: 34.0 + noise}, goal.slope).step(goal.wanted) < far
+    steep = Curve({near: 34.0, far: 64.0}, goal.slope).step(35.0)
+    assert near / 2 < steep < near * 0.96  # of the slope as found it would be a thirtieth of a doubling away

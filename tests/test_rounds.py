@@ -179,3 +179,10 @@ def test_a_small_target_has_large_tiles(name: str, asked: dict[str, float], tile
     """Of a slide of 2048 x 2048 pixels, 512 times smaller is 0.047 bits a pixel; SIREN takes 0.083 in tiles of 128."""
     options = EncodeOptions(name, **asked)  # type: ignore[arg-type]
     assert tile_px_of(config_class(name), options, (2048, 2048), 3) == tile_px
+
+
+@pytest.mark.parametrize(("ratio", "tile_px"), [(60, 256), (150, 512), (250, 512)])
+def test_cut_tiles_take_whole_networks(ratio: float, tile_px: int) -> None:
+    """Of 350 x 300 pixels four tiles of 256 hold four networks, in one of 512 there is one; and a file has a header."""
+    options = EncodeOptions("conv-inr", ratio=ratio)
+    assert tile_px_of(config_class("conv-inr"), options, (350, 300), 3) == tile_px

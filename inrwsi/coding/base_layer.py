@@ -9,13 +9,16 @@ machines that lack them.
 from __future__ import annotations
 
 import struct
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 KINDS = ("jpeg", "jpegxl", "jpeg2000")
 _J2K_BEGIN = b"\xff\x4f\xff\x51"  # SOC, and SIZ, which comes next
 _SIZ = struct.Struct(">4sHH4I4IH")
+_JPEG_BEGIN, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_JPEG_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, with Huffman coding
+_SOF = struct.Struct(">HBHHB")
 
 
 def encode(kind: str, pixels: np.ndarray, quality: float) -> bytes:
@@ -48,10 +51,13 @@ def decode(kind: str, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     import imagecodecs
 
     # With a buffer of its own size given, a picture that claims another one is an error and not an allocation; of JPEG
-    # 2000 it is both, so that is looked at before.
-    if kind == "jpeg2000" and _j2k_shape(data) != shape:
+    # 2000 it is both, so that is looked at before. And libjpeg decodes what is cut off, and OpenJPEG another depth.
+    claimed = {"jpeg": _jpeg_picture, "jpeg2000": _j2k_picture}
+    if kind in claimed and claimed[kind](data) != _Picture(shape, 8, subsampled=False):
+        h, w, channels = shape
         raise ValueError(
-            f"the {kind} base layer does not decode (it says that it is no {shape[1]} x {shape[0]} pixels)"
+            f"the {kind} base layer does not decode (it is no whole picture of {w} x {h} pixels with {channels} "
+            "components of 8 bits, none of them subsampled)"
         )
     out = np.empty(shape if shape[2] > 1 else shape[:2], np.uint8)
     try:
@@ -66,12 +72,39 @@ def decode(kind: str, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
         raise ValueError(f"the {kind} base layer does not decode ({str(error)[:80]})") from None
 
 
-def _j2k_shape(data: bytes) -> tuple[int, int, int] | None:
-    """(h, w, channels) that a JPEG 2000 codestream claims (ITU-T T.800, A.5.1); None where it begins as none does."""
+class _Picture(NamedTuple):
+    """What a codestream says that it is; `shape` is (h, w, channels)."""
+
+    shape: tuple[int, int, int]
+    depth: int
+    subsampled: bool
+
+
+def _j2k_picture(data: bytes) -> _Picture | None:
+    """Of a JPEG 2000 codestream (ITU-T T.800, A.5.1); None where it begins as none does."""
     if len(data) < _SIZ.size or not data.startswith(_J2K_BEGIN):
         return None
     _, _, _, width, height, left, top, *_, channels = _SIZ.unpack_from(data)
-    return (height - top, width - left, channels)
+    components = data[_SIZ.size : _SIZ.size + 3 * channels]  # depth less 1, and the distances of samples
+    if len(components) != 3 * channels or len({*components[::3]}) != 1:
+        return None
+    subsampled = {*components[1::3], *components[2::3]} != {1}
+    return _Picture((height - top, width - left, channels), components[0] + 1, subsampled)
+
+
+def _jpeg_picture(data: bytes) -> _Picture | None:
+    """Of a JPEG (ITU-T T.81, B.1 and B.2.2); None where it has no frame, or ends before its end."""
+    if not (data.startswith(_JPEG_BEGIN) and data.endswith(_JPEG_END)):
+        return None
+    at = len(_JPEG_BEGIN)
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        kind, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        if kind in _JPEG_FRAMES:
+            _, depth, height, width, channels = _SOF.unpack_from(data[at + 2 :].ljust(_SOF.size, b"\0"))
+            factors = {*data[at + 11 : at + 10 + 3 * channels : 3]}  # of each component, horizontal and vertical
+            return _Picture((height, width, channels), depth, factors not in ({0x11}, set()) and channels > 1)
+        at += 2 + length
+    return None
 
 
 def software(kind: str) -> dict[str, str]:

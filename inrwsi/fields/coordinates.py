@@ -160,7 +160,7 @@ class CoordinateConfig(FieldConfig):
         if least > bpp:
             raise Unreachable(
                 f"model {cls.name} in tiles of {tile_px} pixels takes {least:.2g} bits a pixel at least, "
-                f"and {bpp:.2g} are asked for; give more bits, or larger tiles by --tile-px"
+                f"and the target leaves {bpp:.2g}; give more bits, or larger tiles by --tile-px"
             )
         width = bisect_left(range(LEAST_WIDTH, MOST_WIDTH), bpp, key=bits) + LEAST_WIDTH
         return cls.of_width(width, channels, weight_bits)

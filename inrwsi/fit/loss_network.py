@@ -84,7 +84,7 @@ class LossNetwork:
         shape = tuple(x.shape)
         try:
             found = self._module(x)
-        except RuntimeError as error:
+        except (RuntimeError, torch.jit.Error) as error:  # the latter of what the network itself raises
             said = str(error).strip().splitlines()[-1][:200]
             raise self._wrong(f"fails on pictures of shape {shape} ({said})", "see docs/guidance.md") from None
         out = found[0] if isinstance(found, (tuple, list)) and found else found

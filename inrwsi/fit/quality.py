@@ -111,10 +111,10 @@ class Quality:
             found_db: PSNR of rounds, at least one.
         """
         nearest = min(found_db, key=lambda db: abs(db - self.psnr_db))
-        said = f"{nearest:.2f}" if math.isfinite(nearest) else "without any error"
+        said = f"about {nearest:.2f}" if math.isfinite(nearest) else "a file without any error"
         return Unreachable(
             f"--psnr {self.psnr_db:g} cannot be reached on this slide with model {self.model}; the nearest that was "
-            f"found is about {said}"
+            f"found is {said}"
         )
 
 

@@ -13,13 +13,15 @@ from typing import Any
 from inrwsi.fields.field import FieldConfig
 from inrwsi.fit.quality import SURE_DB, Quality, Round
 from inrwsi.fit.rate import Budget, Target, file_bytes
+from inrwsi.geometry import grid_wh
 from inrwsi.options import EncodeOptions
 
 ROUNDS = 8  # most of them end with their first tiles
 PROBE_TILES = 3  # that show whether a round can meet the target
 _ASIDE = 1.2
 MOST_TILE_PX = 2048
-LEAST_SHARE = 0.8  # of a target's bits, for the least networks: there is more in a file
+LEAST_SHARE = 0.8  # of a target's bits for payloads, for the least networks
+OTHER_BYTES, TILE_BYTES = 700, 20  # of a file beside its payloads, and of each tile's entries, about
 SPARE = 1.25  # of what tiles lacked, in the next round: what they have too much is cut, and they rarely take all of it
 MOST_SURPLUS = 1.7  # of what tiles would take over what they may, before smaller ones are better than cut ones
 
@@ -175,13 +177,17 @@ def tile_px_of(
     kind: type[FieldConfig], options: EncodeOptions, l0_wh: tuple[int, int], channels: int, bit_depth: int = 8
 ) -> int:
     """Side of a tile where nobody says: the model's, doubled while the target does not pay for its least network."""
-    px, bpp, tile_px = math.prod(l0_wh), options.bpp, kind.tile_px
+    px, tile_px = math.prod(l0_wh), kind.tile_px
+    bits = None if options.bpp is None else options.bpp * px
     for option in ("ratio", "size_bytes"):
         value = getattr(options, option)
         if value is not None:
-            bpp = 8 * file_bytes(option, value, px * channels * bit_depth // 8) / px
-    while bpp is not None and tile_px < MOST_TILE_PX:
-        if kind.least_bpp(tile_px, channels, options.weight_bits or 8) <= LEAST_SHARE * bpp:
+            bits = 8 * file_bytes(option, value, px * channels * bit_depth // 8)
+    while bits is not None and tile_px < min(MOST_TILE_PX, max(l0_wh)):  # further the slide is one tile anyway
+        tiles = math.prod(grid_wh(l0_wh, tile_px))
+        # A tile that the slide's edge cuts has a network like any other.
+        least = tiles * tile_px**2 * kind.least_bpp(tile_px, channels, options.weight_bits or 8)
+        if least <= LEAST_SHARE * (bits - 8 * (OTHER_BYTES + TILE_BYTES * tiles)):
             break
         tile_px *= 2
     return tile_px
