@@ -120,8 +120,8 @@ def test_every_model_meets_a_size(name: str, picture: Path, tmp_path: Path) -> N
         ("engp", ("--size", 100_000), r"--size 100,000 cannot be reached on this slide with model engp; the nearest "
          r"that was found is about 4[5-7]\d,\d{3} bytes"),
         ("siren", ("--ratio", 100), "--ratio 100 cannot be reached on this slide with model siren; the nearest that"),
-        ("siren", ("--ratio", 40), r"model siren in tiles of 72 pixels takes 0\.26 bits a pixel at least, and 0"),
-        ("fourier", ("--bpp", 0.5), r"model fourier in tiles of 72 pixels takes 3\.2 bits a pixel at least, and 0\.5"),
+        ("siren", ("--ratio", 40), r"model siren in tiles of 72 pixels takes 0\.26 bits a pixel at least, and the t"),
+        ("fourier", ("--bpp", 0.5), r"model fourier in tiles of 72 pixels takes 3\.2 bits a pixel at least, .* 0\.5;"),
     ],
 )  # fmt: skip
 def test_a_size_out_of_reach_is_said(

@@ -315,7 +315,8 @@ def test_a_target_chooses_the_width_and_what_cannot_be_is_said() -> None:
         config = config_of(name, 8.0, 256)
         assert 1.0 <= 8 * config.estimated_bytes() / 256**2 / 8.0 < 1.1
     with pytest.raises(
-        UsageError, match=r"model fourier in tiles of 64 pixels takes 4\.1 bits a pixel at least, and 0"
+        UsageError,
+        match=r"model fourier in tiles of 64 pixels takes 4\.1 bits a pixel at least, and the target leaves 0",
     ):
         config_class("fourier").for_bpp(0.1, 64, 3, 8)
 
