@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from inrwsi.errors import UsageError
 from inrwsi.formats.source import SlideSource, open_source, overview_step
 from inrwsi.geometry import Rect, check_output_wh
 from inrwsi.resample import AreaSum
-from inrwsi.slide import CinrSlide
+from inrwsi.slide import CinrSlide, open_slide
 from inrwsi.slide_levels import ROUNDED, SlideLevels
 from inrwsi.slide_parts import resolve_step
 from inrwsi.tissue import tissue_mask
@@ -304,9 +304,9 @@ class _Readers:
 
 
 def _open(path: str, device: str, cache_bytes: int) -> _Reader:
-    if "://" in path or CinrSlide.detect_format(path) is not None:
-        return _CinrReader(CinrSlide(path, device=device, cache_bytes=cache_bytes))
-    return _SourceReader(open_source(path), path)
+    if "://" not in path and CinrSlide.detect_format(path) is None:
+        return _SourceReader(open_source(path), path)
+    return _CinrReader(cast(CinrSlide, open_slide(path, device=device, cache_bytes=cache_bytes)))
 
 
 class _CinrReader:

@@ -79,7 +79,7 @@ def encode(task: Task) -> Outcome:
             step = _meet_target(task, coder)
         path, measured = coder.made(step)
         os.replace(path, task.out)
-        blank = coder.glass.blanks(coder.model_at(step).equal_step).count
+        blank = coder.blanks_at(step).count
         job.discard()
     coded, used = coder.header.chunk_count - blank, coder.model_at(step)
     return Outcome(int(measured.file_bytes), blank, coded, measured.psnr_db, used.step)
@@ -148,11 +148,13 @@ class _Coder:
     def model_at(self, step: int) -> OctavesModel:
         return self.model.at(step)
 
+    def blanks_at(self, step: int) -> Blanks:
+        return self.glass.blanks(self.model_at(step).equal_step)
+
     def _begin(self, step: int) -> ChunkCoder:
         """Code with a step from here on."""
-        model = self.model_at(step)
-        self.blanks = self.glass.blanks(model.equal_step)
-        return coder_of(self.task, model, self.networks)
+        self.blanks = self.blanks_at(step)
+        return coder_of(self.task, self.model_at(step), self.networks)
 
     def _in_file(self, chunk_bytes: float) -> InFile:
         """What a file whose chunks have so many bytes says of its networks."""
@@ -246,7 +248,7 @@ class _Coder:
             probes[str(step)] = self.sample().measure(self, self._begin(step), len(probes))
             self.job.save_state("search", state)
         coded_bytes, sse = probes[str(step)]
-        coded = self.header.chunk_count - self.glass.blanks(self.model_at(step).equal_step).count
+        coded = self.header.chunk_count - self.blanks_at(step).count
         beside = len(self.header.to_json()) // 2 + self.sections.nbytes + 8 * coded
         return self._measured(coded_bytes + self._in_file(coded_bytes).stored_bytes + beside, sse)
 

@@ -365,8 +365,3 @@ def as_rgb(pixels: np.ndarray) -> np.ndarray:
 
 def _view(rect: Rect, origin: Rect, pixels: np.ndarray) -> np.ndarray:
     return pixels[rect.y - origin.y :, rect.x - origin.x :][: rect.h, : rect.w]
-
-
-def _above_hw(plan: Plan, unit_ij: Ij) -> tuple[int, int]:
-    rect = plan.quadrant(plan.unit, unit_ij)
-    return rect.h, rect.w

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 import tifffile
@@ -379,6 +380,12 @@ def test_few_slides_are_open_at_a_time(paths: dict[str, Path], monkeypatch: pyte
 def test_arguments_that_cannot_be(path: Path, settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
         PatchDataset(path, **settings)
+
+
+def test_of_addresses_there_are_only_cinr_files() -> None:
+    fsspec.filesystem("memory").pipe("/slide.svs", b"II*\0" + bytes(60))
+    with pytest.raises(UsageError, match=r"slide.svs: is no \.cinr file; OpenSlide opens others, from a local path"):
+        PatchDataset("memory://slide.svs", 64)
 
 
 def test_slides_that_cannot_be(paths: dict[str, Path], tmp_path: Path) -> None:

@@ -75,10 +75,8 @@ class Training:
         self.optimiser = self._adam()
         self.step_number = 0
         self._crops = Crops(pictures, recipe.crop_px, recipe.seed)
-        drawing = (
-            2 if device.type == "cpu" else os.cpu_count()
-        )  # a GPU waits for crops, of which a core makes 40 a second
-        self._ahead = ThreadPoolExecutor(drawing, "draw", initializer=one_thread)
+        threads = 2 if device.type == "cpu" else os.cpu_count()  # of crops, a core makes 40 a second: a GPU waits
+        self._ahead = ThreadPoolExecutor(threads, "draw", initializer=one_thread)
         self._gradients = PerCrop(device)
         self._next: tuple[int, list] = (-1, [])
         self._rounded = False
