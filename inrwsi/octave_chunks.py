@@ -16,7 +16,7 @@ from inrwsi.fields.octaves_fused import FusedNet
 from inrwsi.fields.octaves_integer import PASSES, WHOLE, IntegerNet, fast_bf16, net_of, octave_step
 from inrwsi.fields.octaves_model import COARSEST_PX, FEATURES, STEP_UNIT, Decoded, OctavesModel
 from inrwsi.fields.wavelet import border_details
-from inrwsi.fields.wavelet_planes import below97, forward97
+from inrwsi.fields.wavelet_planes import below97, fill, forward97
 from inrwsi.fit.deltas import apply_deltas
 from inrwsi.fit.refine import Refiner
 from inrwsi.octave_choices import REFINED_PATIENCE, Choices, patience_at, patience_of, rows_of
@@ -161,10 +161,11 @@ class ChunkCoder:
         below, features = _parent(parent, mip_wh)
         net = self._net(octave)
         steps = net.at_sites(below)[0].astype(np.float32) / STEP_UNIT
-        units = self._units(octave, target, below, steps)
+        decoded = below.astype(np.float32) / lifting.PIXEL_UNIT
+        true = _filled(target, decoded)
+        units = self._units(octave, true, decoded, steps)
         patience = patience_of(*steps.shape, self._patience)
         if self._refiner:
-            decoded, true = below.astype(np.float32) / lifting.PIXEL_UNIT, _pad(target, PAD_TO)
             units = self._refiner.refined(octave, true, decoded, features, units, steps, patience)
         choices = Choices(self.model, self._tables, units, patience)
         whole = net.run(below, features, choices, hand_up=octave > 0, spacing=self._spacing)
@@ -177,12 +178,12 @@ class ChunkCoder:
         """Hears what each encoded chunk was coded with: for who counts symbols."""
 
     @torch.inference_mode()
-    def _units(self, octave: int, target: np.ndarray, below: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    def _units(self, octave: int, true: np.ndarray, below: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """(h, w, 9) float32: the coefficients of a chunk, in quantiser units, before they are rounded."""
         analysis = self._analyses[net_of(octave)]
         step = torch.from_numpy(steps)[None, None].to(self._device)
-        low, details = (torch.from_numpy(part)[None].to(self._device) for part in forward97(_pad(target, PAD_TO)))
-        decoded = torch.from_numpy(below.astype(np.float32) / lifting.PIXEL_UNIT)[None].to(self._device)
+        low, details = (torch.from_numpy(part)[None].to(self._device) for part in forward97(true))
+        decoded = torch.from_numpy(below)[None].to(self._device)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._fast):
             units = analysis(low, details + border_details(low - decoded), decoded, step)
         units = units.float() * torch.exp(analysis.log_factor).view(1, -1, 1, 1)
@@ -234,6 +235,30 @@ def _pad(pixels: np.ndarray, multiple: int) -> np.ndarray:
         if grow[axis][1]:
             pixels = np.pad(pixels, grow, mode="edge" if pixels.shape[axis] % 2 else "reflect")
     return pixels
+
+
+def _filled(target: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """A chunk's true pixels up to whole sites; what is beyond the edge is such that the octave below is nearly `below`.
+
+    Nobody sees those pixels, but the wavelet's lines end with them, and where the picture has ended the decoder repeats
+    the last row or column of the octave below. Were they as the edge is, that would be wrong by what the picture
+    changes from one site to the next, and a twentieth of it would show in the last row that is seen. In the coarsest
+    octaves this is several grey levels, which reach over hundreds of rows of the slide.
+
+    Args:
+        target: (3, h, w) float32, in grey levels about the mean.
+        below: (3, H / 2, W / 2) float32, the decoded octave below with what is repeated; H and W are multiples of
+            `PAD_TO`.
+
+    Returns:
+        (3, H, W) float32.
+    """
+    filled = _pad(target, PAD_TO)
+    for axis in (1, 2):
+        seen = target.shape[axis]
+        if below.shape[axis] > -(-seen // 2):
+            fill(np.swapaxes(filled, 1, axis), np.swapaxes(below, 1, axis), filled.shape[axis] - seen)
+    return filled
 
 
 def _parent(parent: Decoded, mip_wh: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -36,7 +36,8 @@ def _split(x: Tensor) -> tuple[Tensor, Tensor]:
     return even * LOW_GAIN, odd * HIGH_GAIN
 
 
-def _join(low: Tensor, high: Tensor) -> Tensor:
+def join(low: Tensor, high: Tensor) -> Tensor:
+    """Lines of the two halves, at the orthonormal scale: (..., n) each to (..., 2 n)."""
     a, b, c, d = LIFTING
     even, odd = low / LOW_GAIN, high / HIGH_GAIN
     even = even - d * (odd + _last(odd))
@@ -65,9 +66,9 @@ def forward97(x: Tensor) -> tuple[Tensor, Tensor]:
 def inverse97(below: Tensor, details: Tensor) -> Tensor:
     """The inverse of `forward97`: (B, C, H, W)."""
     hl, lh, hh = details.unflatten(1, (-1, 3)).unbind(2)
-    low = _join((below * 2.0).transpose(-1, -2), lh.transpose(-1, -2)).transpose(-1, -2)
-    high = _join(hl.transpose(-1, -2), hh.transpose(-1, -2)).transpose(-1, -2)
-    return _join(low, high)
+    low = join((below * 2.0).transpose(-1, -2), lh.transpose(-1, -2)).transpose(-1, -2)
+    high = join(hl.transpose(-1, -2), hh.transpose(-1, -2)).transpose(-1, -2)
+    return join(low, high)
 
 
 # At the last and the first sample of a line the wavelet is not orthonormal: what is wrong with the octave below shows

@@ -5,7 +5,11 @@ Every sum and product is rounded as torch rounds them, in their order (`tests/te
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
+
 import numpy as np
+import torch
 from numba import njit
 
 from inrwsi.fields import wavelet
@@ -13,6 +17,10 @@ from inrwsi.fields import wavelet
 _A, _B, _C, _D = (np.float32(v) for v in wavelet.LIFTING)
 _LOW_GAIN, _HIGH_GAIN = np.float32(wavelet.LOW_GAIN), np.float32(wavelet.HIGH_GAIN)
 _HALF = np.float32(0.5)
+_TAIL = 32  # samples at the end of a line: what its last four are has no say in what lies further off
+# What a squared change counts against the squared error of the octave below. Without it a picture of 263 x 227 takes 8 %
+# more bytes, for changes that nobody sees; with 0.1 a fifth of the gain at its edge is lost.
+_SHY = 0.02
 _JIT = {"nogil": True, "cache": True, "boundscheck": False}
 
 
@@ -38,6 +46,36 @@ def forward97(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def below97(x: np.ndarray) -> np.ndarray:
     """The octave below alone: (C, H, W) float32, H and W even, to (C, H/2, W/2)."""
     return np.stack([_down(_across(plane)[0])[0] * _HALF for plane in x])
+
+
+def fill(x: np.ndarray, below: np.ndarray, count: int) -> None:
+    """Change the last `count` rows, as little as may be, such that the octave below is nearly `below`.
+
+    Least squares with a ridge (Hoerl and Kennard 1970), line by line; along the rows what is added is smooth.
+
+    Args:
+        x: (C, H, W) float32, H and W even; may be a view.
+        below: (C, H/2, W/2) float32.
+        count: of rows; less than H.
+    """
+    first = max(0, x.shape[1] - _TAIL)
+    missing = below[:, first // 2 :] - below97(np.ascontiguousarray(x[:, first:]))
+    rows = _gains(x.shape[1] - first, count) @ missing
+    x[:, -count:] += np.stack([_along(plane) for plane in rows])
+
+
+@lru_cache(maxsize=64)
+def _gains(lines: int, count: int) -> np.ndarray:
+    """(count, lines / 2) float32: what the last `count` samples of a line change with its low half, as a mean."""
+    low = _across(np.eye(lines, dtype=np.float32))[0].T.astype(np.float64) / np.sqrt(2)
+    last = low[:, lines - count :]
+    return np.linalg.solve(last.T @ last + _SHY * np.eye(count), last.T).astype(np.float32)
+
+
+def _along(low: np.ndarray) -> np.ndarray:
+    """Rows (r, W/2), as means, to (r, W) whose low half they are and whose high half is nothing."""
+    rows = torch.from_numpy(np.ascontiguousarray(low))
+    return wavelet.join(rows * math.sqrt(2), torch.zeros_like(rows)).numpy()
 
 
 @njit(**_JIT)
