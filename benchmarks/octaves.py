@@ -4,9 +4,10 @@
     python -m benchmarks.octaves --set slide --slide slide-20x.tiff --effort default [--tiles N]
 
 Crops: a square of every development image, halved pixels; each codec makes one file of it. Slide: the whole slide; the
-peers in tiles of 512 pixels, each with its headers; bits a pixel over its tissue tiles (glass is free) and over all of
-it. Every size is that of a file which was decoded again for the quality beside it. BD-rates are over the peer's
-qualities at 0.3 to 2 bpp, as far as both curves reach. Times are taken at the end, in one go.
+peers in tiles of 512 pixels, each with its headers; bits a pixel over its tissue tiles (glass is free: the other tiles,
+and chunks that lie over none of these) and over all of it. Every size is that of a file which was decoded again for the
+quality beside it. BD-rates are over the peer's qualities at 0.3 to 2 bpp, as far as both curves reach. Times are taken
+at the end, in one go.
 
 Points are kept, so that the same command goes on where it was cut short, and the peers' can be made beforehand with
 `--peers-only`. An image list or other qualities than the usual ones are for a look: their result is not committed.

@@ -184,10 +184,13 @@ class _OurReading:
         return self._decoder.read_region((window.x, window.y), (window.w, window.h))
 
     def area_bytes(self, pixels: Pixels, area: str, file_bytes: int) -> float:
-        """All of the file; `in_part`, the octave-0 chunks' payload, scaled from all such payload to the file."""
+        """All of the file but for chunks that nothing in the area needs; `in_part`, the octave-0 chunks' payload,
+        scaled from all such payload to the file.
+        """
+        rects = [pixels.blocks[n] for n in pixels.areas[area]]
         if not self._in_part:
-            return file_bytes
-        own, every = finest_bytes(self._decoder.container, [pixels.blocks[n] for n in pixels.areas[area]])
+            return file_bytes - bytes_beside(self._decoder.container, rects)
+        own, every = finest_bytes(self._decoder.container, rects)
         return file_bytes * own / every
 
     def __enter__(self) -> _OurReading:
@@ -195,6 +198,22 @@ class _OurReading:
 
     def __exit__(self, *exc: object) -> None:
         self._decoder.close()
+
+
+def bytes_beside(container: Any, rects: Sequence[Rect]) -> int:
+    """Payload bytes of chunks, of all octaves, that lie over no part of the rectangles: decoding these reads none."""
+    grid = container.header.grid
+    beside = 0
+    for octave in grid.octaves:
+        side = grid.chunk_px << octave
+        over = {
+            (i, j)
+            for r in rects
+            for i in range(r.x // side, -(-(r.x + r.w) // side))
+            for j in range(r.y // side, -(-(r.y + r.h) // side))
+        }
+        beside += sum(payload_bytes for chunk_ij, payload_bytes, _ in container.entries(octave) if chunk_ij not in over)
+    return beside
 
 
 def finest_bytes(container: Any, rects: Sequence[Rect]) -> tuple[int, int]:

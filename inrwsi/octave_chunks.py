@@ -13,7 +13,7 @@ from inrwsi.coding import lifting, rans, shifts, tensors
 from inrwsi.errors import UnsupportedVersion
 from inrwsi.fields import octaves, octaves_prior
 from inrwsi.fields.octaves_fused import FusedNet
-from inrwsi.fields.octaves_integer import PASSES, WHOLE, IntegerNet, fast_bf16, net_of, octave_step
+from inrwsi.fields.octaves_integer import FACTOR_UNIT, PASSES, WHOLE, IntegerNet, fast_bf16, net_of, octave_step
 from inrwsi.fields.octaves_model import COARSEST_PX, FEATURES, STEP_UNIT, Decoded, OctavesModel
 from inrwsi.fields.wavelet import border_details
 from inrwsi.fields.wavelet_planes import below97, fill, forward97
@@ -84,8 +84,11 @@ class ChunkCoder:
         self._patience = patience_at(model, REFINED_PATIENCE if refine else 1.0)
 
     def _net(self, octave: int) -> IntegerNet:
-        step = octave_step(self.model.step, octave, self.model.own_step(octave))
-        return _net(self._weights, net_of(octave), step, self._device, self._fast, self._in_bytes, self.model.active)
+        model, least = self.model, self.model.least_octave_step
+        step = octave_step(model.step, octave, model.own_step(octave), least)
+        return _net(
+            self._weights, net_of(octave), (step, model.active, least), self._device, self._fast, self._in_bytes
+        )
 
     def components(self, rgb: np.ndarray) -> np.ndarray:
         """(h, w, 3) uint8 to the slide's colour components, (3, h, w) float32 in grey levels about the mean."""
@@ -160,13 +163,14 @@ class ChunkCoder:
         mip_wh = (target.shape[2], target.shape[1])
         below, features = _parent(parent, mip_wh)
         net = self._net(octave)
-        steps = net.at_sites(below)[0].astype(np.float32) / STEP_UNIT
+        own = net.at_sites(below)[0]
+        steps, worth = own.astype(np.float32) / STEP_UNIT, self._worth(octave, own)
         decoded = below.astype(np.float32) / lifting.PIXEL_UNIT
         true = _filled(target, decoded)
-        units = self._units(octave, true, decoded, steps)
+        units = self._units(octave, true, decoded, steps) / worth
         patience = patience_of(*steps.shape, self._patience)
         if self._refiner:
-            units = self._refiner.refined(octave, true, decoded, features, units, steps, patience)
+            units = self._refiner.refined(octave, true, decoded, features, units, steps, worth, patience)
         choices = Choices(self.model, self._tables, units, patience)
         whole = net.run(below, features, choices, hand_up=octave > 0, spacing=self._spacing)
         self.coded(choices)
@@ -179,15 +183,24 @@ class ChunkCoder:
 
     @torch.inference_mode()
     def _units(self, octave: int, true: np.ndarray, below: np.ndarray, steps: np.ndarray) -> np.ndarray:
-        """(h, w, 9) float32: the coefficients of a chunk, in quantiser units, before they are rounded."""
+        """(h, w, 9) float32: the coefficients of a chunk, in steps, before they are rounded."""
         analysis = self._analyses[net_of(octave)]
         step = torch.from_numpy(steps)[None, None].to(self._device)
         low, details = (torch.from_numpy(part)[None].to(self._device) for part in forward97(true))
         decoded = torch.from_numpy(below)[None].to(self._device)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._fast):
             units = analysis(low, details + border_details(low - decoded), decoded, step)
-        units = units.float() * torch.exp(analysis.log_factor).view(1, -1, 1, 1)
-        return units[0].permute(1, 2, 0).contiguous().cpu().numpy()
+        return units.float()[0].permute(1, 2, 0).contiguous().cpu().numpy()
+
+    def _worth(self, octave: int, steps: np.ndarray) -> np.ndarray:
+        """(h, w, 9) float32: a quantiser unit in steps, of which `steps` (h, w) are the decoder's.
+
+        To rounding it is what the analysis was trained with. But the decoder rounds units down to 1 / 1024 grey level:
+        of a fine step that is 1 % of a coefficient, and half a grey level of a large one.
+        """
+        factors = self._weights.nets[net_of(octave)]["inverse_factor"].astype(np.int64)
+        units = np.maximum(factors * steps[..., None] // FACTOR_UNIT, 1)
+        return (units / steps[..., None]).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,12 +222,22 @@ def _weights_of(prior: octaves_prior.Prior, weights: bytes | None) -> _Weights:
 
 @lru_cache(maxsize=64)
 def _net(
-    weights: _Weights, number: int, step: int, device: torch.device, fast: bool, in_bytes: bool, active: int
+    weights: _Weights,
+    number: int,
+    steps: tuple[int, int, int],
+    device: torch.device,
+    fast: bool,
+    in_bytes: bool,
 ) -> IntegerNet:
-    """A net at a step. Kept: a file that is opened again, or another of the same step, has it at once."""
+    """A net at a step. Kept: a file that is opened again, or another of the same step, has it at once.
+
+    Args:
+        steps: the step, `active` and `least`.
+    """
+    step, active, least = steps
     if device.type == "cpu":
-        return FusedNet(weights.nets[number], step, device, fast=fast, active=active, in_bytes=in_bytes)
-    return IntegerNet(weights.nets[number], step, device, active=active)
+        return FusedNet(weights.nets[number], step, device, fast=fast, active=active, least=least, in_bytes=in_bytes)
+    return IntegerNet(weights.nets[number], step, device, active=active, least=least)
 
 
 def _analysis(held: dict[str, np.ndarray], device: torch.device) -> octaves.Analysis:

@@ -290,17 +290,18 @@ class Net:
     """The net of an octave, at its step, or at those that follow activity."""
 
     def __init__(
-        self, prior: Tensors, octave: int, model_step: int, *, steps: str | None = None, own: int = 16
+        self, prior: Tensors, octave: int, model_step: int, *, steps: str | None = None, own: int = 16, least: int = 256
     ) -> None:
         key = f"net.{min(octave, 3)}."
         self._t = {k[len(key) :]: v.astype(np.int64) for k, v in prior.items() if k.startswith(key)}
-        self.step, self.follows = max((model_step * own // 16) >> octave, 256), steps
+        self.step, self.follows, self.least = max((model_step * own // 16) >> octave, least), steps, least
 
     def steps_of(self, below: np.ndarray) -> np.ndarray:
         """B.4: of each site (h, w)."""
         if not self.follows:
             return np.full(below.shape[1:], self.step)
-        return np.maximum(self.step * np.array(STEP_FACTORS[self.follows])[activity_index(below[0])] // 1024, 256)
+        factors = np.array(STEP_FACTORS[self.follows])[activity_index(below[0])]
+        return np.maximum(self.step * factors // 1024, self.least)
 
     def units_of(self, steps: np.ndarray) -> np.ndarray:
         """B.4: of each band and site, (9, h, w)."""
@@ -321,11 +322,11 @@ class Net:
         x = np.concatenate((((below + 32) >> 6).clip(-255, 255), high.clip(-255, 255), given))
         weight = self._t["trunk1.weight"]
         if self.follows:
-            told = np.array([[logs(int(s)) for s in row] for row in steps]).clip(-255, 255).transpose(2, 0, 1)
+            told = np.array([[logs(max(int(s), 256)) for s in row] for row in steps]).clip(-255, 255).transpose(2, 0, 1)
             total = round8(convolve(np.concatenate((x, told)), weight, "edge"))
         else:
             total = round8(convolve(x, weight[:, :14], "edge"))
-            total += (weight[:, 14:].sum((2, 3)) @ np.array(logs(self.step)))[:, None, None]
+            total += (weight[:, 14:].sum((2, 3)) @ np.array(logs(max(self.step, 256))))[:, None, None]
         return self.layer("trunk2", self.rescale("trunk1", total, 0, 255))
 
     def head(self, number: int, trunk: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -363,6 +364,7 @@ def decode(
     shifted: bool = False,
     own_steps: Sequence[int] = (16,),
     spacing: int | None = None,
+    least_step: int = 256,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pixels (3, h, w), features (8, h, w) and coefficients (9, sites) of a chunk of octave k below K."""
     w, h = wh
@@ -370,7 +372,7 @@ def decode(
     columns = np.minimum(np.arange(2 * -(-w // 4)), -(-w // 2) - 1)
     below, given = (part[:, rows][:, :, columns].astype(np.int64) for part in parent)
     net, stream = (
-        Net(prior, octave, model_step, steps=steps, own=(own_steps[octave:] or own_steps[-1:])[0]),
+        Net(prior, octave, model_step, steps=steps, own=(own_steps[octave:] or own_steps[-1:])[0], least=least_step),
         Stream(b"" if payload == b"\0" else payload, prior["tables"]),
     )
     trunk = net.trunk(below, given)

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from inrwsi.benchmarks import octaves, octaves_openjpeg, octaves_points, octaves_subjects
 from inrwsi.benchmarks.codecs import STILL_CODECS, TILED, WHOLE, BrokenCodec
-from inrwsi.benchmarks.octaves_points import PEERS, PeerCoder, Store, finest_bytes, package_digest
+from inrwsi.benchmarks.octaves_points import PEERS, PeerCoder, Store, bytes_beside, finest_bytes, package_digest
 from inrwsi.benchmarks.octaves_results import CROP, HELD_OUT, NEVER, SLIDE, TISSUE, TRAINED, FilePoint, OctavesRun
 from inrwsi.benchmarks.octaves_subjects import IMAGES, Pixels, crop, crops, slide, tissue_middle
 from inrwsi.benchmarks.octaves_table import table
@@ -156,6 +156,19 @@ def test_finest_bytes_are_of_the_chunks_inside() -> None:
     own, every = finest_bytes(container, [Rect(512, 0, 512, 512), Rect(0, 512, 256, 256)])
     assert own == sum(sizes[ij] for ij in ((2, 0), (3, 0), (2, 1), (3, 1), (0, 2)))
     assert every == sum(sizes.values())
+
+
+def test_bytes_beside_are_of_chunks_that_nothing_inside_needs() -> None:
+    held = {0: [(0, 0), (1, 0), (2, 0), (3, 0), (0, 3)], 1: [(0, 0), (1, 0), (1, 1)], 2: [(0, 0)]}
+    sizes = {(octave, ij): 10 ** (3 * octave + n) for octave, every in held.items() for n, ij in enumerate(every)}
+    container = SimpleNamespace(
+        header=SimpleNamespace(grid=SimpleNamespace(chunk_px=256, octaves=(0, 1, 2))),
+        entries=lambda octave: iter((ij, sizes[octave, ij], False) for ij in held[octave]),
+    )
+    # A tile over chunks 2 and 3 of octave 0, and one of a pixel in chunk (0, 3).
+    found = bytes_beside(container, [Rect(512, 0, 512, 512), Rect(255, 768, 1, 1)])
+    assert found == sum(sizes[key] for key in ((0, (0, 0)), (0, (1, 0)), (1, (0, 0)), (1, (1, 1))))
+    assert bytes_beside(container, [Rect(0, 0, 1024, 1024)]) == 0
 
 
 def test_what_is_not_the_picture_is_refused(tissue: np.ndarray, tmp_path: Path) -> None:

@@ -232,7 +232,7 @@ def test_golden_payloads_are_made_of_whole_numbers() -> None:
 
 
 def test_damaged_payloads_are_refused_or_decode() -> None:
-    coder, wh = coder_of(prior(), encoder=True), (24, 20)
+    coder, wh = coder_of(released(), encoder=True), (24, 20)  # whose units are all large enough to be seen
     parent = parent_of("damage", wh)
     payload, seen = coder.encode(0, tissue(wh), parent)
     wrong = [payload[:n] for n in range(0, len(payload), 13)]

@@ -9,16 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
+from PIL import Image
 
+import inrwsi
 from inrwsi import octave_choices, octave_chunks
+from inrwsi.cli.main import main
 from inrwsi.colour import Klt
 from inrwsi.errors import UnsupportedVersion
 from inrwsi.fields.octaves_model import FEATURES, Decoded, OctavesModel
 from inrwsi.fields.wavelet import forward97
+from inrwsi.fit.refine import QUICK
 from inrwsi.octave_chunks import MOST_SYMBOL, ChunkCoder
 from inrwsi.sample import sample_region
 from tests import octaves_reference as reference
-from tests.test_octave_chunks import CPU, MATRIX, MODEL, coder_of, parent_of
+from tests.test_octave_chunks import CPU, MATRIX, MODEL, coder_of, parent_of, released
 from tests.test_octaves_integer import prior
 
 
@@ -128,3 +133,32 @@ def test_padding_hardly_changes_the_octave_below(side: int) -> None:
     assert change(octave_chunks._pad(pixels, 4)) < 0.5 * change(
         np.pad(pixels, ((0, 0), (0, own), (0, own)), mode="edge")
     )
+
+
+@pytest.mark.parametrize("wh", [(261, 265), (290, 330), (129, 257)])
+def test_the_last_rows_and_columns_are_as_good_as_the_rest(tmp_path: Path, wh: tuple[int, int]) -> None:
+    """Of sides that are no multiple of 4 the decoder repeats the octave below's last row; errors were 2 to 4 times."""
+    rgb = sample_region((700, 900), wh, size_wh=(2048, 2048), seed=1)
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    args = ["encode", str(tmp_path / "a.png"), "-o", str(tmp_path / "a.cinr"), "--effort", "fast", "--quality", "95"]
+    assert CliRunner().invoke(main, [*args, "--source-mpp", "0.5", "--quiet"]).exit_code == 0
+    with inrwsi.open_slide(tmp_path / "a.cinr") as slide:
+        decoded = np.asarray(slide.read_region((0, 0), 0, wh))[..., :3]
+    error = np.square(decoded.astype(float) - rgb)
+    inside = error[:-16, :-16].mean()
+    assert error[-16:].mean() < 1.4 * inside
+    assert error[:, -16:].mean() < 1.4 * inside
+    assert error.mean() < 2.0
+
+
+@pytest.mark.parametrize(("refine", "least_step", "most_rms"), [((), 64, 0.04), (QUICK, 64, 0.04), ((), None, 0.1)])
+def test_large_coefficients_of_fine_steps_come_back(
+    refine: tuple[float, ...], least_step: int | None, most_rms: float
+) -> None:
+    """The decoder's units are whole 1 / 1024 grey level: of coefficients of 100 a hundredth was half a grey level."""
+    model = dataclasses.replace(MODEL, step=2048, spacing=11, least_step=least_step)
+    coder = ChunkCoder(model, None, CPU, encoder=True, prior=released(), refine=refine)
+    target = np.random.default_rng(0).uniform(-100, 100, (3, 32, 32)).astype(np.float32)
+    below = np.rint(coder.below(target) * 64).astype(np.int16)
+    _, decoded = coder.encode(6, target, Decoded(below, np.zeros((FEATURES, 16, 16), np.uint8)))
+    assert np.sqrt(np.square(decoded.pixels / 64 - target).mean((1, 2))).max() < most_rms

@@ -159,6 +159,8 @@ def test_steps_agree_with_those_of_the_integers() -> None:
         for octave in range(12):
             floats = octave_step(step / octaves_model.STEP_UNIT, octave).item() * octaves_model.STEP_UNIT
             assert 0 <= floats - octaves_integer.octave_step(step, octave) < 1
+            finer = octave_step(step / octaves_model.STEP_UNIT, octave, 13, 64 / 1024).item() * octaves_model.STEP_UNIT
+            assert 0 <= finer - octaves_integer.octave_step(step, octave, 13, 64) < 2
 
 
 def test_sizes_are_those_of_the_integers() -> None:

@@ -229,6 +229,7 @@ def test_neighbours_count_with_features_in_the_bound() -> None:
 def test_steps_and_nets_of_octaves() -> None:
     assert [octave_step(200 * 1024, k) for k in (0, 1, 9, 10, 40)] == [204800, 102400, 400, 256, 256]
     assert octave_step(513, 1) == 256
+    assert [octave_step(2048, k, 13, 64) for k in (0, 2, 4, 5, 30)] == [1664, 416, 104, 64, 64]
     # Sixteenths are of octave 0's step, and whole before it is halved: of 1001, 22 are 1376, and 13 are 813.
     assert [octave_step(1001, k, own) for k, own in ((0, 22), (0, 13), (1, 22), (1, 13))] == [1376, 813, 688, 406]
     assert octave_step(200 * 1024, 0, 64) == 819200
@@ -252,6 +253,10 @@ def test_steps_of_sites() -> None:
     assert steps[0, 9] == 20480 * 1722 // 1024
     assert logs[0, 9].tolist() == list(sites.step_logs(34440))
     assert IntegerNet(net, 300, CPU, active=8).at_sites(below)[0].min() == 256
+    finer = IntegerNet(net, 300, CPU, active=8, least=64)
+    assert finer.at_sites(below)[0].min() == 300 * sites.STEP_FACTORS[8][7] // 1024 == 137
+    # Of what is finer than 256 networks are told 256, as they were trained.
+    assert finer.at_sites(below)[1][0, 0].tolist() == list(sites.step_logs(256)) == [-160, 200]
     # Of the largest step there is, the square of the logarithm would not fit in eight bits.
     assert IntegerNet(net, 204800, CPU, active=8).at_sites(below)[1].max() == 255
     largest_step = IntegerNet(net, octave_step(204800, 0, 64), CPU, active=8).at_sites(below)

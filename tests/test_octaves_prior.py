@@ -138,7 +138,7 @@ MODEL = OctavesModel("ab" * 32, 2048, (16384, 0, 0, 0, 16384, 0, 0, 0, -16385), 
 
 
 def test_the_header_of_the_model_is_strict() -> None:
-    for model in (MODEL, replace(MODEL, own_steps=(4, 64))):
+    for model in (MODEL, replace(MODEL, own_steps=(4, 64)), replace(MODEL, least_step=32)):
         assert from_dict(OctavesModel, to_dict(model)) == model
     assert MODEL.klt.matrix == ((16384, 0, 0), (0, 16384, 0), (0, 0, -16385))
     assert MODEL.klt.mean == MODEL.mean
@@ -165,6 +165,9 @@ def test_the_header_of_the_model_is_strict() -> None:
         ("own_steps", [3]),
         ("own_steps", [16, 65]),
         ("own_steps", [16.0]),
+        ("least_step", 31),
+        ("least_step", 257),
+        ("least_step", 64.0),
         ("more", 1),
     ):
         with pytest.raises(ConfigError, match=key):

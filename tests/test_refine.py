@@ -65,7 +65,7 @@ def test_bits_count_less_at_fine_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     assert octave_choices.patience_at(middle) == pytest.approx((0.45, 0.5))
     assert octave_choices.patience_at(coarse, 0.8) == pytest.approx((0.8 * (0.45 + 3 * 0.04), 0.8 * (0.5 + 3 * 0.2)))
     assert octave_choices.patience_at(fine) == pytest.approx((0.45 + 0.04 * np.log2(1 / 12), 0.3))
-    for steps, colour in ((HALF_ACTIVITY, 0.8), (ACTIVITY, 1.25)):  # for less
+    for steps, colour in ((HALF_ACTIVITY, 0.5), (ACTIVITY, 1.25)):  # for less
         assert octave_choices.patience_at(replace(middle, steps=steps)) == pytest.approx((0.45, colour))
     by_step = code(ChunkCoder(model.at(4 * STEP_UNIT), None, CPU, encoder=True), rgb)
     monkeypatch.setattr(octave_chunks, "patience_at", lambda model, share: (1.0, 1.75))  # as it was at every step

@@ -17,6 +17,7 @@ SEEN_MAX = 255
 # 1 / (6561 * 64^2). The factor is 1 where activity is 1500. Where d is 8 a step is as the fourth root of activity, and
 # errors are near what SSIM forgives everywhere (Wang et al. 2004, equation 12); where it is 16, as the eighth root.
 STEP_FACTOR_UNIT = 1024
+TOLD_STEP = 256  # the finest that networks are told of, in 1 / 1024 grey level
 STEP_FACTORS = {d: tuple(round(STEP_FACTOR_UNIT * 2 ** ((n - 16) / d)) for n in range(29)) for d in (8, 16)}
 ACTIVITY_UNIT = 6561 * 64**2
 ACTIVITY_BASE = 1572725238  # 58.5225 squared grey levels
@@ -38,8 +39,11 @@ def log2_fixed(value: int) -> int:
 
 
 def step_logs(octave_step: int) -> tuple[int, int]:
-    """What networks see of an octave's step (1 / 1024 grey): (log2(grey levels) - 3) / 4 and its square, in 1 / 128."""
-    log = (log2_fixed(octave_step) * 32 + (1 << 15)) // (1 << 16) - 13 * 32
+    """What networks see of an octave's step (1 / 1024 grey): (log2(grey levels) - 3) / 4 and its square, in 1 / 128.
+
+    Finer ones than `TOLD_STEP`, which they were not trained on, are told as that.
+    """
+    log = (log2_fixed(max(octave_step, TOLD_STEP)) * 32 + (1 << 15)) // (1 << 16) - 13 * 32
     return log, (log * log + 64) // 128
 
 

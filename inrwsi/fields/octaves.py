@@ -32,7 +32,7 @@ from inrwsi.fields.wavelet import forward97, inverse97
 COMPONENTS, BANDS = 3, 9
 LUMA, CHROMA = slice(0, 3), slice(3, 9)
 Sites = Callable[[Tensor], Tensor]
-MIN_STEP = 0.25  # grey levels: below it, the coarsest octaves would be coded finer than they are held
+MIN_STEP = 0.25  # grey levels: of an octave where nothing else is said, and the finest that networks are told of
 GREY_SCALE = 1 / 64  # network inputs are near 1 in size
 HIGH_PASS_SCALE = 1 / 4
 COEFFICIENT_MAX = 63.75
@@ -62,12 +62,18 @@ class OctavesConfig:
         return min(octave, self.own_nets)
 
 
-def octave_step(step: float | Tensor, octave: int, own_step: int = OWN_STEP_UNIT) -> Tensor:
+def octave_step(step: float | Tensor, octave: int, own_step: int = OWN_STEP_UNIT, least: float = MIN_STEP) -> Tensor:
     """The step of an octave, in grey levels of its own pixels: equal error at level 0 from every octave.
 
-    `own_step`: so many sixteenths of that.
+    `own_step`: so many sixteenths of that; but not less than `least`.
     """
-    return (torch.as_tensor(step, dtype=torch.float32) * (own_step / OWN_STEP_UNIT) * 0.5**octave).clamp_min(MIN_STEP)
+    return (torch.as_tensor(step, dtype=torch.float32) * (own_step / OWN_STEP_UNIT) * 0.5**octave).clamp_min(least)
+
+
+def told_step(step: Tensor) -> Tensor:
+    """What networks see of a step in grey levels, and its square, as channels: (B, 1, h, w) to (B, 2, h, w)."""
+    log = (torch.log2(step.clamp_min(MIN_STEP)) - 3.0) / 4.0
+    return torch.cat((log, log * log), 1)
 
 
 def at_pixels(step: Tensor) -> Tensor:
@@ -75,7 +81,7 @@ def at_pixels(step: Tensor) -> Tensor:
     return step if step.shape[-2:] == (1, 1) else step.repeat_interleave(2, -1).repeat_interleave(2, -2)
 
 
-def active_steps(step: Tensor, below: Tensor, active: int) -> Tensor:
+def active_steps(step: Tensor, below: Tensor, active: int, least: float = MIN_STEP) -> Tensor:
     """Steps (B, 1, h, w) that follow the activity of the octave below (B, 3, h, w): but for borders, those of files.
 
     `active`: the model's.
@@ -86,7 +92,7 @@ def active_steps(step: Tensor, below: Tensor, active: int) -> Tensor:
     floors = torch.tensor(ACTIVITY_FLOORS, dtype=torch.float64, device=y.device) / ACTIVITY_UNIT
     factors = torch.tensor(STEP_FACTORS[active], dtype=torch.float32, device=y.device) / STEP_FACTOR_UNIT
     index = torch.bucketize(found, floors.float(), right=True)
-    return (step * factors[index]).clamp_min(MIN_STEP)
+    return (step * factors[index]).clamp_min(least)
 
 
 def replicate(x: Tensor) -> Tensor:
@@ -196,8 +202,7 @@ class OctaveNet(nn.Module):
         """(B, width, h, w) from the decoded octave below (B, 3, h, w), what it handed up, and its step (B, 1, 1, 1)."""
         high = (below - mean3(below)) / step
         high = high.clamp(-HIGH_PASS_MAX, HIGH_PASS_MAX)
-        log_step = (torch.log2(step) - 3.0) / 4.0
-        logs = torch.cat((log_step, log_step * log_step), 1).expand(-1, -1, *below.shape[2:])
+        logs = told_step(step).expand(-1, -1, *below.shape[2:])
         x = torch.cat((below * GREY_SCALE, high * HIGH_PASS_SCALE, features, logs), 1)
         return F.relu(self.trunk2(F.relu(self.trunk1(x))))
 
@@ -226,8 +231,7 @@ class Analysis(nn.Module):
         """Coefficients in steps (B, 9, h, w), before quantisation."""
         units = details / step
         high = (below - mean3(below)) / step
-        log_step = (torch.log2(step) - 3.0) / 4.0
-        logs = torch.cat((log_step, log_step * log_step), 1).expand(-1, -1, *below.shape[2:])
+        logs = told_step(step).expand(-1, -1, *below.shape[2:])
         missing = (true_below - below) / step
         seen = (units.clamp(-64, 64) * 0.25, high.clamp(-64, 64) * 0.25, missing.clamp(-8, 8), below * GREY_SCALE, logs)
         x = F.relu(self.layer2(F.relu(self.layer1(torch.cat(seen, 1)))))
@@ -275,6 +279,7 @@ class Octaves(nn.Module):
 
     Attributes:
         active, own_steps: the model's.
+        least_step: what no octave's step is less than, in grey levels.
     """
 
     def __init__(self, config: OctavesConfig) -> None:
@@ -282,13 +287,14 @@ class Octaves(nn.Module):
         self.config = config
         self.active = 0
         self.own_steps: tuple[int, ...] | None = None
+        self.least_step = MIN_STEP
         self.nets = nn.ModuleList(OctaveNet(config) for _ in range(config.nets))
         self.analyses = nn.ModuleList(Analysis(config) for _ in range(config.nets))
 
     def step_at(self, step: Tensor, octave: int, below: Tensor) -> Tensor:
         """An octave's step in grey levels, (B, 1, 1, 1), or of each site, (B, 1, h, w), with `below` decoded."""
-        own = octave_step(step, octave, own_step_of(self.own_steps, octave))
-        return active_steps(own, below, self.active) if self.active else own
+        own = octave_step(step, octave, own_step_of(self.own_steps, octave), self.least_step)
+        return active_steps(own, below, self.active, self.least_step) if self.active else own
 
     def code(
         self,
@@ -382,7 +388,9 @@ class Octaves(nn.Module):
             truth.append(low)
             details.append(high)
         below = truth[-1]
-        below = below + _noise(below, noise) * octave_step(step, octaves, own_step_of(self.own_steps, octaves))
+        below = below + _noise(below, noise) * octave_step(
+            step, octaves, own_step_of(self.own_steps, octaves), self.least_step
+        )
         features = x.new_zeros(x.shape[0], self.config.features, *below.shape[2:])
         decoded, bits = [], []
         for octave in reversed(range(octaves)):

@@ -27,7 +27,7 @@ from inrwsi.fields.octaves_integer import (
     layer_shapes,
     pass_taps,
 )
-from inrwsi.fields.octaves_model import Decoded
+from inrwsi.fields.octaves_model import USUAL_LEAST, Decoded
 
 _Weights = Mapping[str, Tensor]
 
@@ -51,9 +51,10 @@ class FusedNet(IntegerNet):
         *,
         fast: bool,
         active: int = 0,
+        least: int = USUAL_LEAST,
         in_bytes: bool | None = None,
     ) -> None:
-        super().__init__(tensors, step, device, active=active)
+        super().__init__(tensors, step, device, active=active, least=least)
         self._dtype = torch.bfloat16 if fast else torch.float32
         self._bytes = _in_bytes(tensors) if (fast if in_bytes is None else in_bytes) else {}
         self._typed = {dtype: self._weights_as(dtype) for dtype in {self._dtype, torch.float32}}

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from inrwsi.coding import lifting, sites
 from inrwsi.fields import whole_sums
-from inrwsi.fields.octaves_model import FEATURES, OWN_STEP_UNIT, Decoded
+from inrwsi.fields.octaves_model import FEATURES, OWN_STEP_UNIT, USUAL_LEAST, Decoded
 
 WIDTH, HEAD_WIDTH, SQUEEZE = 32, 32, 10
 NETS = 4
@@ -28,7 +28,6 @@ WHOLE = 16  # a unit, in the fixed point of coefficients and means
 MEAN_MAX = 127 * WHOLE
 SCALE_OFFSET = 33
 PIXEL_OUT_MAX = 2**15
-LEAST_STEP = 256  # of an octave, in 1 / 1024 grey level
 FACTOR_UNIT = 4096
 MAX_SUM = 2**24
 PASSES = ((0, 3, False, 0, 0), (0, 3, True, 3, 5), (3, 6, False, 3, 3), (3, 6, True, 9, 3))
@@ -69,15 +68,20 @@ def net_tensors() -> dict[str, tuple[tuple[int, ...], str]]:
     return tensors
 
 
-def octave_step(step: int, octave: int, own_step: int = OWN_STEP_UNIT) -> int:
-    """The step of an octave, in 1 / 1024 grey level of its own pixels; `own_step` is the model's for the octave."""
-    return max(step * own_step // OWN_STEP_UNIT >> octave, LEAST_STEP)
+def octave_step(step: int, octave: int, own_step: int = OWN_STEP_UNIT, least: int = USUAL_LEAST) -> int:
+    """The step of an octave, in 1 / 1024 grey level of its own pixels.
+
+    Args:
+        own_step: the model's for the octave.
+        least: the model's least step of an octave.
+    """
+    return max(step * own_step // OWN_STEP_UNIT >> octave, least)
 
 
-def site_steps(step: int, active: int) -> np.ndarray:
+def site_steps(step: int, active: int, least: int = USUAL_LEAST) -> np.ndarray:
     """(n,) int32: what the step of an octave becomes at sites of each index of activity; it doubles in `active`."""
     factors = np.array(sites.STEP_FACTORS[active], np.int64)
-    return np.maximum(step * factors // sites.STEP_FACTOR_UNIT, LEAST_STEP).astype(np.int32)
+    return np.maximum(step * factors // sites.STEP_FACTOR_UNIT, least).astype(np.int32)
 
 
 def net_of(octave: int) -> int:
@@ -99,6 +103,7 @@ class IntegerNet:
         tensors: as `net_tensors` lists them.
         step: of the octave, in 1 / 1024 grey level.
         active: in how many indices of activity about a site its step doubles; 0, it is the same everywhere.
+        least: the model's least step of an octave.
         device: where to compute.
 
     Raises:
@@ -112,11 +117,12 @@ class IntegerNet:
         device: torch.device,
         *,
         active: int = 0,
+        least: int = USUAL_LEAST,
     ) -> None:
         check_net(tensors)
         self._device, self._active = device, active
         self._inverse = tensors["inverse_factor"].astype(np.int64)
-        self._steps = site_steps(step, active) if active else np.array([step], np.int32)
+        self._steps = site_steps(step, active, least) if active else np.array([step], np.int32)
         logs = np.array([sites.step_logs(int(s)) for s in self._steps], np.int64)
         self._logs = logs.clip(-sites.SEEN_MAX, sites.SEEN_MAX).astype(np.int16)
         self._layers = {}

@@ -30,7 +30,7 @@ from inrwsi.fields.octaves import (
     merge,
     white,
 )
-from inrwsi.fields.octaves_integer import FACTOR_UNIT, PASSES, SCALE_OFFSET, WHOLE, net_of
+from inrwsi.fields.octaves_integer import PASSES, SCALE_OFFSET, WHOLE, net_of
 from inrwsi.fields.octaves_model import OctavesModel
 from inrwsi.fields.octaves_prior import Prior
 from inrwsi.fit.quantise import LOG_SCALE_UNIT
@@ -61,10 +61,6 @@ class Refiner:
         self._nets = rounded_of(prior, device).requires_grad_(False).eval().nets
         self._device, self._shares, self._fast = device, shares, fast
         self._model, self._tables = model, prior.tables
-        self._inverse = [self._column(net["inverse_factor"] / FACTOR_UNIT) for net in prior.nets]
-
-    def _column(self, values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values.astype(np.float32)).to(self._device).view(1, -1, 1, 1)
 
     @torch.enable_grad()
     def refined(
@@ -75,6 +71,7 @@ class Refiner:
         features: np.ndarray,
         units: np.ndarray,
         steps: np.ndarray,
+        worth: np.ndarray,
         patience: Patience,
     ) -> np.ndarray:
         """The coefficients of a chunk, nearer to the best ones.
@@ -85,15 +82,16 @@ class Refiner:
             features: (FEATURES, h, w) uint8, what it handed up.
             units: (h, w, 9) float32, the coefficients in quantiser units, before they are rounded.
             steps: (h, w) float32, in grey levels.
+            worth: (h, w, 9) float32, a quantiser unit in steps.
             patience: how much bits count.
 
         Returns:
             (h, w, 9) float32, in the place of `units`.
         """
         number = net_of(octave)
-        net, inverse = self._nets[number], self._inverse[number]
+        net = self._nets[number]
         truth, low, given = (self._batch(x) for x in (target, below, features))
-        wanted, weight = (self._batch(x.transpose(2, 0, 1)) for x in (units, patience.bits))
+        wanted, weight, inverse = (self._batch(x.transpose(2, 0, 1)) for x in (units, patience.bits, worth))
         bit = BIT / 2 * self._model.spread**2
         # One number where it is the same everywhere: the networks are told of it another way then.
         own = steps if self._model.active else steps[:1, :1]

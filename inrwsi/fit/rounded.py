@@ -28,6 +28,7 @@ from inrwsi.fields.octaves import (
     inverse97,
     mean3,
     replicate,
+    told_step,
 )
 from inrwsi.fields.octaves_integer import (
     FACTOR_UNIT,
@@ -170,7 +171,7 @@ class RoundedNet(OctaveNet):
         layers = self._layers
         grey = whole(below * (64 * GREY_SCALE), ACTIVATION_MAX)
         high = whole((below - mean3(below)) / step * HIGH_PASS_EIGHTHS, ACTIVATION_MAX)
-        log = torch.round((torch.log2(step) - 3.0) / 4.0 / LOG_UNIT)
+        log = torch.round(told_step(step)[:, :1] / LOG_UNIT)
         logs = torch.cat((log, torch.floor(log * log * LOG_UNIT + 0.5)), 1)
         weight, bias = layers.weight("trunk1", self.trunk1), layers.bias("trunk1", self.trunk1)
         parts = [grey, high, features]

@@ -65,6 +65,7 @@ class SlideFit:
         self._windows, self._model, self._seed, self._tissue_px = windows, model, seed, tissue_px
         self.networks = rounded_of(prior, self._device)
         self.networks.active, self.networks.own_steps = model.active, model.own_steps
+        self.networks.least_step = model.least_octave_step / STEP_UNIT
         for n in range(NETS):
             self.networks.analyses[n].log_factor.requires_grad_(False)
             for p in (*self.networks.nets[n].parameters(), *self.networks.analyses[n].parameters()):
