@@ -205,31 +205,29 @@ def bytes_beside(container: Any, rects: Sequence[Rect]) -> int:
     grid = container.header.grid
     beside = 0
     for octave in grid.octaves:
-        side = grid.chunk_px << octave
-        over = {
-            (i, j)
-            for r in rects
-            for i in range(r.x // side, -(-(r.x + r.w) // side))
-            for j in range(r.y // side, -(-(r.y + r.h) // side))
-        }
+        over = _chunks_over(rects, grid.chunk_px << octave)
         beside += sum(payload_bytes for chunk_ij, payload_bytes, _ in container.entries(octave) if chunk_ij not in over)
     return beside
 
 
 def finest_bytes(container: Any, rects: Sequence[Rect]) -> tuple[int, int]:
     """Payload bytes of the octave-0 chunks inside the rectangles, and of all octave-0 chunks."""
-    side = container.header.grid.chunk_px
-    wanted = {
-        (i, j)
-        for r in rects
-        for i in range(r.x // side, -(-(r.x + r.w) // side))
-        for j in range(r.y // side, -(-(r.y + r.h) // side))
-    }
+    wanted = _chunks_over(rects, container.header.grid.chunk_px)
     own = every = 0
     for chunk_ij, payload_bytes, _ in container.entries(0):
         every += payload_bytes
         own += payload_bytes if chunk_ij in wanted else 0
     return own, max(1, every)
+
+
+def _chunks_over(rects: Sequence[Rect], side: int) -> set[tuple[int, int]]:
+    """(column, row) of the chunks of `side` level-0 pixels that lie over any part of the rectangles."""
+    return {
+        (i, j)
+        for r in rects
+        for i in range(r.x // side, -(-(r.x + r.w) // side))
+        for j in range(r.y // side, -(-(r.y + r.h) // side))
+    }
 
 
 @dataclass(frozen=True)

@@ -264,6 +264,7 @@ def convolve(x: np.ndarray, weight: np.ndarray, mode: str) -> np.ndarray:
 
 def logs(s: int) -> tuple[int, int]:
     """B.4."""
+    s = max(s, 256)
     whole = s.bit_length() - 1
     m, r = (s << 31) >> whole, whole
     for _ in range(16):
@@ -322,11 +323,11 @@ class Net:
         x = np.concatenate((((below + 32) >> 6).clip(-255, 255), high.clip(-255, 255), given))
         weight = self._t["trunk1.weight"]
         if self.follows:
-            told = np.array([[logs(max(int(s), 256)) for s in row] for row in steps]).clip(-255, 255).transpose(2, 0, 1)
+            told = np.array([[logs(int(s)) for s in row] for row in steps]).clip(-255, 255).transpose(2, 0, 1)
             total = round8(convolve(np.concatenate((x, told)), weight, "edge"))
         else:
             total = round8(convolve(x, weight[:, :14], "edge"))
-            total += (weight[:, 14:].sum((2, 3)) @ np.array(logs(max(self.step, 256))))[:, None, None]
+            total += (weight[:, 14:].sum((2, 3)) @ np.array(logs(self.step)))[:, None, None]
         return self.layer("trunk2", self.rescale("trunk1", total, 0, 255))
 
     def head(self, number: int, trunk: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

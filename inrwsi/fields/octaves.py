@@ -25,14 +25,15 @@ from inrwsi.coding.sites import (
     ACTIVITY_UNIT,
     STEP_FACTOR_UNIT,
     STEP_FACTORS,
+    TOLD_STEP,
 )
-from inrwsi.fields.octaves_model import OWN_STEP_UNIT, own_step_of
+from inrwsi.fields.octaves_model import OWN_STEP_UNIT, STEP_UNIT, USUAL_LEAST, own_step_of
 from inrwsi.fields.wavelet import forward97, inverse97
 
 COMPONENTS, BANDS = 3, 9
 LUMA, CHROMA = slice(0, 3), slice(3, 9)
 Sites = Callable[[Tensor], Tensor]
-MIN_STEP = 0.25  # grey levels: of an octave where nothing else is said, and the finest that networks are told of
+MIN_STEP = USUAL_LEAST / STEP_UNIT  # of an octave where nothing else is said, in grey levels
 GREY_SCALE = 1 / 64  # network inputs are near 1 in size
 HIGH_PASS_SCALE = 1 / 4
 COEFFICIENT_MAX = 63.75
@@ -72,7 +73,7 @@ def octave_step(step: float | Tensor, octave: int, own_step: int = OWN_STEP_UNIT
 
 def told_step(step: Tensor) -> Tensor:
     """What networks see of a step in grey levels, and its square, as channels: (B, 1, h, w) to (B, 2, h, w)."""
-    log = (torch.log2(step.clamp_min(MIN_STEP)) - 3.0) / 4.0
+    log = (torch.log2(step.clamp_min(TOLD_STEP / STEP_UNIT)) - 3.0) / 4.0
     return torch.cat((log, log * log), 1)
 
 

@@ -61,7 +61,7 @@ def fill(x: np.ndarray, below: np.ndarray, count: int) -> None:
     first = max(0, x.shape[1] - _TAIL)
     missing = below[:, first // 2 :] - below97(np.ascontiguousarray(x[:, first:]))
     rows = _gains(x.shape[1] - first, count) @ missing
-    x[:, -count:] += np.stack([_along(plane) for plane in rows])
+    x[:, -count:] += _along(rows)
 
 
 @lru_cache(maxsize=64)
@@ -73,7 +73,7 @@ def _gains(lines: int, count: int) -> np.ndarray:
 
 
 def _along(low: np.ndarray) -> np.ndarray:
-    """Rows (r, W/2), as means, to (r, W) whose low half they are and whose high half is nothing."""
+    """Rows (..., W/2), as means, to (..., W) whose low half they are and whose high half is nothing."""
     rows = torch.from_numpy(np.ascontiguousarray(low))
     return wavelet.join(rows * math.sqrt(2), torch.zeros_like(rows)).numpy()
 
