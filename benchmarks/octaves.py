@@ -52,7 +52,9 @@ from inrwsi.progress import Progress
 RESULTS = Path(__file__).parent / "results"
 PARTIAL = RESULTS / ".partial"
 CROPS, SLIDE = "crops", "slide"
-SLIDE_QUALITIES = (36.0, 57.0, 78.0, 99.0)  # on a slide at 20x 35 to 49 dB, as the peers have at 0.3 to 2 bpp
+# On a slide at 20x 37 to 52 dB, as the peers have at 0.3 to 2 bpp. As close to each other as the peers' are: a curve
+# through every second of them asks 1.8 % more bytes at quality 88 than the file there has.
+SLIDE_QUALITIES = (36.0, 57.0, 67.0, 78.0, 88.0, 99.0)
 SLIDE_20X = "slide-20x.tiff"  # which the values that must be reached are of
 TIMED_QUALITY = 60.0
 TIMED_IMAGE = "duodenum-NET-HE.png"  # or the first, where it is not among them

@@ -6,17 +6,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
 from inrwsi.encode_common import Task
 from inrwsi.encode_units import Glass, Ij, Plan, as_rgb
 from inrwsi.fields import octaves_prior
-from inrwsi.fields.octaves import RATE_WEIGHT
-from inrwsi.fields.octaves_model import OctavesModel
+from inrwsi.fields.octaves_model import STEP_UNIT, OctavesModel
 from inrwsi.fields.octaves_prior import Prior
-from inrwsi.fit.deltas import Net, apply_deltas, pack_deltas, pack_whole
+from inrwsi.fit.deltas import apply_deltas, pack_deltas, pack_whole
 from inrwsi.fit.refine import QUICK, THOROUGH
 from inrwsi.fit.slide import BATCH, CROP_PX, SlideFit
 from inrwsi.formats import layout
@@ -25,21 +24,17 @@ from inrwsi.job import Job
 from inrwsi.octave_chunks import ChunkCoder
 from inrwsi.progress import Progress
 
-PASSES = {"default": 4.0, "best": 16.0}  # over the pixels of tissue, by effort
+PASSES = {"default": 2.0, "best": 16.0}  # over the pixels of tissue, by effort
 LEAST_PX = 2_000_000  # of tissue: the differences of fewer cost more than they can save
 LEAST_STEPS, MOST_STEPS = 200, 20_000
 MOST_WINDOWS, WINDOW_PX = 256, 512
 QUANTA = (2, 4, 8)  # coarseness of the differences: the cheapest file wins
 CHECKPOINT_SECONDS = 30.0
+COARSER = 1.15  # a step beside the one that is wanted, for what errors are worth
 WHOLE_SHARE = 0.01  # of a file: for less than this it holds all its networks, and needs no prior
 
 
-@dataclass(frozen=True)
-class Networks:
-    """What chunks are coded with: the file's own section, and the encoder's transforms that belong to it."""
-
-    weights: bytes | None = None
-    analysis: tuple[Net, ...] | None = None
+Weights: TypeAlias = bytes | None  # a file's own section, differences from the prior; None: it has none
 
 
 @dataclass(frozen=True)
@@ -89,27 +84,30 @@ class Encoding(Protocol):
     glass: Glass
     job: Job
 
-    def trial(self, model: OctavesModel, networks: Networks) -> tuple[float, float]:
+    def trial(self, model: OctavesModel, weights: Weights) -> tuple[float, float]:
         """Bytes of all chunks of the slide, and its squared error, as a sample has it, not refined."""
         ...
 
 
-def fit_networks(encoding: Encoding, model: OctavesModel, effort: str, *, whole: bool = False) -> Networks:
+def fit_networks(encoding: Encoding, model: OctavesModel, effort: str, *, whole: bool = False) -> Weights:
     """Fit the networks to the slide at the model's step, for a time that grows with its tissue.
 
     Goes on from what the job holds. The prior's networks are kept where the fitted ones do not pay for themselves on
-    a sample: bits, and squared error in the coin of the training. With `whole` the file is to hold all networks,
+    a sample: bytes, and squared errors for what they are worth. With `whole` the file is to hold all networks,
     whichever they are, and the fitted ones cost nothing beside.
+
+    Returns:
+        The file's own section, differences from the prior; None where it is to have none.
     """
     chunks = encoding.glass.content()
     tissue_px = encoding.glass.content_px(chunks)
     smallest = min(encoding.task.l0_wh)
     prior = octaves_prior.load(model.prior)
     if effort not in PASSES or tissue_px < LEAST_PX or smallest < CROP_PX or prior is None:
-        return Networks()
+        return None
     held = encoding.job.load_network()
     if held is not None and held[1].get("done"):
-        return _held(held[0])
+        return held[0]["weights"].tobytes() if "weights" in held[0] else None
     steps = int(np.clip(PASSES[effort] * tissue_px / (BATCH * CROP_PX**2), LEAST_STEPS, MOST_STEPS))
     fit = SlideFit(
         prior,
@@ -124,7 +122,7 @@ def fit_networks(encoding: Encoding, model: OctavesModel, effort: str, *, whole:
         fit.restore(held[0], held[1]["step_number"])
     _run(fit, encoding)
     chosen = _cheapest(encoding, model, prior, fit, whole=whole)
-    encoding.job.save_network(_kept(chosen), {"done": True})
+    encoding.job.save_network({} if chosen is None else {"weights": np.frombuffer(chosen, np.uint8)}, {"done": True})
     return chosen
 
 
@@ -155,56 +153,46 @@ def _windows(encoding: Encoding, chunks: list[Ij]) -> list[np.ndarray]:
     return windows
 
 
-def _cheapest(encoding: Encoding, model: OctavesModel, prior: Prior, fit: SlideFit, *, whole: bool = False) -> Networks:
+def _cheapest(encoding: Encoding, model: OctavesModel, prior: Prior, fit: SlideFit, *, whole: bool = False) -> Weights:
     """Of the prior's networks and the fitted ones at every coarseness, those that make the cheapest file."""
-    choices = [Networks(), *_fitted(prior, fit)]
-    step, channels = model.equal_step, encoding.task.source.channels
+    worth_bytes = _worth_bytes(encoding, model)
 
-    def cost_bits(networks: Networks) -> float:
-        chunk_bytes, squares = encoding.trial(model, networks)
-        own_bytes = 0 if whole else len(networks.weights or b"")
-        return 8 * (chunk_bytes + own_bytes) + squares / channels / (RATE_WEIGHT * step**2)
+    def cost_bytes(weights: Weights) -> float:
+        chunk_bytes, squares = encoding.trial(model, weights)
+        return chunk_bytes + (0 if whole else len(weights or b"")) + worth_bytes * squares
 
-    return min(choices, key=cost_bits)
+    return min((None, *_fitted(prior, fit)), key=cost_bytes)
 
 
-def _fitted(prior: Prior, fit: SlideFit) -> Iterator[Networks]:
+def _worth_bytes(encoding: Encoding, model: OctavesModel) -> float:
+    """What a squared error is worth: how many bytes a slightly coarser step saves for each that it adds.
+
+    Then the cheapest file is the smallest at equal PSNR. In the coin of the training errors would count two thirds of
+    that, as the trellis trades them for fewer bits than the training does.
+    """
+    coarser = model.at(round(COARSER * model.equal_step * STEP_UNIT))
+    (fine_bytes, fine_squares), (coarse_bytes, coarse_squares) = (encoding.trial(m, None) for m in (model, coarser))
+    saved_bytes, more_squares = fine_bytes - coarse_bytes, coarse_squares - fine_squares
+    return saved_bytes / more_squares if min(saved_bytes, more_squares) > 0 else 0.0
+
+
+def _fitted(prior: Prior, fit: SlideFit) -> Iterator[bytes]:
     """The fitted networks at every coarseness, but for those whose sums could leave 24 bits."""
     try:
         fitted = fit.fitted()
     except ValueError:
         return
     for quantum in QUANTA:
-        weights = pack_deltas(prior, fitted.nets, quantum, fit.which)
+        weights = pack_deltas(prior, fitted, quantum, fit.which)
         try:
             apply_deltas(prior, weights)
         except ValueError:
             continue
-        yield Networks(weights, fitted.analysis)
+        yield weights
 
 
-def _kept(networks: Networks) -> dict[str, np.ndarray]:
-    kept: dict[str, Any] = {}
-    if networks.weights is not None and networks.analysis is not None:
-        kept["weights"] = np.frombuffer(networks.weights, np.uint8)
-        for n, analysis in enumerate(networks.analysis):
-            kept |= {f"{n}.{name}": array for name, array in analysis.items()}
-    return kept
-
-
-def _held(kept: dict[str, np.ndarray]) -> Networks:
-    if "weights" not in kept:
-        return Networks()
-    count = 1 + max(int(name.partition(".")[0]) for name in kept if name != "weights")
-    analysis = tuple(
-        {name.partition(".")[2]: array for name, array in kept.items() if name.startswith(f"{n}.")}
-        for n in range(count)
-    )
-    return Networks(kept["weights"].tobytes(), analysis)
-
-
-def coder_of(task: Task, model: OctavesModel, networks: Networks, *, refined: bool = True) -> ChunkCoder:
-    """A coder that encodes with them, as the effort says; not `refined`: as `fast` does."""
+def coder_of(task: Task, model: OctavesModel, weights: Weights, *, refined: bool = True) -> ChunkCoder:
+    """A coder that encodes with these, as the effort says; not `refined`: as `fast` does."""
     effort = task.options.octaves.effort if refined else "fast"
     refine = {"fast": (), "default": QUICK, "best": THOROUGH}[effort]
-    return ChunkCoder(model, networks.weights, task.device, encoder=True, analysis=networks.analysis, refine=refine)
+    return ChunkCoder(model, weights, task.device, encoder=True, refine=refine)

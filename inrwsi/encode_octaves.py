@@ -28,7 +28,7 @@ import numpy as np
 from inrwsi.colour import Klt
 from inrwsi.config import to_dict
 from inrwsi.encode_common import Outcome, Sections, Task, about, db, header_of, write_file
-from inrwsi.encode_fit import InFile, Networks, coder_of, fit_networks, in_file
+from inrwsi.encode_fit import InFile, Weights, coder_of, fit_networks, in_file
 from inrwsi.encode_sample import Sample
 from inrwsi.encode_units import (
     Blanks,
@@ -71,7 +71,7 @@ def encode(task: Task) -> Outcome:
     settings = task.options.octaves
     klt = Klt.of(_tissue_pixels(task), luma=TUNINGS[settings.tune].luma if task.source.channels == 3 else 1.0)
     model = OctavesModel.of(octaves_prior.current_sha256(), START_STEP, klt, tune=settings.tune)
-    same = about(task, {**to_dict(model), "step": None, "spacing": None}, settings)
+    same = about(task, {**to_dict(model), "step": None, "spacing": None, "root_unit": None}, settings)
     with Job(task.out, same, resume=task.resume, overwrite=task.overwrite) as job:
         with ExitStack() as files, Workers() as workers:  # the workers end first
             coder = _Coder(task, plan, model, job, workers, files)
@@ -90,7 +90,7 @@ def _meet_target(task: Task, coder: _Coder) -> int:
     settings = task.options.octaves
     if settings.quality is not None:
         step = step_of_quality(settings.quality)
-        coder.networks = fit_networks(coder, coder.model_at(step), settings.effort, whole=settings.self_contained)
+        coder.weights = fit_networks(coder, coder.model_at(step), settings.effort, whole=settings.self_contained)
         coder.round(step)
         return step
     option = next(name for name in TARGETS if getattr(settings, name) is not None)
@@ -98,8 +98,8 @@ def _meet_target(task: Task, coder: _Coder) -> int:
     goal = Goal(option, float(getattr(settings, option)), raw_bytes)
     curve = search(goal, coder.probe)
     model = coder.model_at(curve.step(goal.wanted))
-    coder.networks = fit_networks(coder, model, settings.effort, whole=settings.self_contained)
-    if coder.networks.weights is not None:  # the same bytes are worth another step now
+    coder.weights = fit_networks(coder, model, settings.effort, whole=settings.self_contained)
+    if coder.weights is not None:  # the same bytes are worth another step now
         curve = search(goal, coder.probe)
     return settle(goal, curve, coder.round)
 
@@ -132,7 +132,7 @@ class _Coder:
         self.header = self._header(model)
         self.glass = Glass(plan, task.source.channels)
         self.blanks: Blanks  # of the step that is coded with now
-        self.networks = Networks()
+        self.weights: Weights = None
         self.sections = Sections.of(task)
         unit_bytes = UNIT_BYTES_A_PX * (CHUNK_PX << plan.unit) ** 2
         self.most_units = max(1, min(2 * workers.count, task.options.memory_mb * 2**20 // 2 // unit_bytes))
@@ -154,12 +154,12 @@ class _Coder:
     def _begin(self, step: int) -> ChunkCoder:
         """Code with a step from here on."""
         self.blanks = self.blanks_at(step)
-        return coder_of(self.task, self.model_at(step), self.networks)
+        return coder_of(self.task, self.model_at(step), self.weights)
 
     def _in_file(self, chunk_bytes: float) -> InFile:
         """What a file whose chunks have so many bytes says of its networks."""
         whole = self.task.options.octaves.self_contained
-        return in_file(self.model.prior, self.networks.weights, chunk_bytes, always_whole=whole)
+        return in_file(self.model.prior, self.weights, chunk_bytes, always_whole=whole)
 
     def pixels(self, unit_ij: Ij) -> np.ndarray:
         """(h, w, C) uint8 of a unit."""
@@ -193,7 +193,7 @@ class _Coder:
         """Find the plain chunks, and make the true octaves above the units. `glass` is the slide's colour of it."""
         log, unit = self.job.log("scanned"), self.plan.unit
         units = list(self.plan.chunks(unit))
-        coder, parts = coder_of(self.task, self.model_at(START_STEP), self.networks), self.true_parts(unit)
+        coder, parts = coder_of(self.task, self.model_at(START_STEP), self.weights), self.true_parts(unit)
 
         def work(ij: Ij) -> Scanned:
             scanned = scan_unit(coder, self.plan, ij, self.pixels(ij), glass)
@@ -232,18 +232,18 @@ class _Coder:
             self._sample = Sample.of(self.plan, self.glass, self.task.options.seed)
         return self._sample
 
-    def trial(self, model: OctavesModel, networks: Networks) -> tuple[float, float]:
+    def trial(self, model: OctavesModel, weights: Weights) -> tuple[float, float]:
         """Bytes of all chunks of the slide, and its squared error, as the sample has it with these networks.
 
         Not refined: that takes twice the time, and is worth the same by all of them.
         """
         self.blanks = self.glass.blanks(model.equal_step)
-        return self.sample().measure(self, coder_of(self.task, model, networks, refined=False), None)
+        return self.sample().measure(self, coder_of(self.task, model, weights, refined=False), None)
 
     def probe(self, step: int) -> Measured:
         """What a step gives, by a sample of the units."""
         state = self.job.load_state("search")
-        probes = state.setdefault("probes" if self.networks.weights is None else "probes, fitted", {})
+        probes = state.setdefault("probes" if self.weights is None else "probes, fitted", {})
         if str(step) not in probes:
             probes[str(step)] = self.sample().measure(self, self._begin(step), len(probes))
             self.job.save_state("search", state)

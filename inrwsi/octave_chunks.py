@@ -21,7 +21,6 @@ from inrwsi.fit.deltas import apply_deltas
 from inrwsi.fit.refine import Refiner
 from inrwsi.octave_choices import REFINED_PATIENCE, Choices, patience_at, patience_of, rows_of
 
-ROOT_UNIT = 16  # of the octave that is stored plainly: a quarter of a grey level
 MOST_SYMBOL = 2**20  # whose coefficient, in sixteenths of a unit, 32 bits hold
 PAD_TO = 4  # pixels: sites in two rows and two columns, so that every colour of the checkerboard is there
 
@@ -36,7 +35,6 @@ class ChunkCoder:
         device: where to compute.
         encoder: also load what only encoding needs; the model then names a prior.
         prior: use this one, which is not released yet, for the one that the model names.
-        analysis: the encoder's transforms of each net, where they were fitted with `weights`.
         refine: refine the coefficients of what is encoded, in so many rounds as there are shares (`fit.refine`): about
             1 % fewer bytes at equal PSNR.
         fast: use convolutions in bf16, and in 8-bit numbers; by default where they pay. Decoding gives the same.
@@ -54,7 +52,6 @@ class ChunkCoder:
         *,
         encoder: bool = False,
         prior: octaves_prior.Prior | None = None,
-        analysis: Sequence[dict[str, np.ndarray]] | None = None,
         refine: Sequence[float] = (),
         fast: bool | None = None,
     ) -> None:
@@ -78,7 +75,7 @@ class ChunkCoder:
         self._matrix = np.array(model.matrix, np.int64).reshape(3, 3)
         self._rgb_matrix = model.rgb_matrix
         self._mean = np.array(model.mean, np.int64)
-        self._analyses = [_analysis(t, device) for t in analysis or prior.analysis] if encoder else []
+        self._analyses = [_analysis(t, device) for t in prior.analysis] if encoder else []
         used = replace(prior, nets=self._weights.nets)
         self._refiner = Refiner(used, device, refine, fast=self._fast, model=model) if refine else None
         self._patience = patience_at(model, REFINED_PATIENCE if refine else 1.0)
@@ -113,7 +110,7 @@ class ChunkCoder:
 
     def encode_root(self, target: np.ndarray) -> tuple[bytes, Decoded]:
         """The coarsest octave, plainly: (3, h, w) float32, at most COARSEST_PX a side."""
-        units = np.rint(target * (lifting.PIXEL_UNIT / ROOT_UNIT)).astype(np.int16)
+        units = np.rint(target * (lifting.PIXEL_UNIT / self.model.root)).astype(np.int16)
         payload = tensors.squeeze(np.diff(units.reshape(-1), prepend=np.int16(0)).astype("<i2").tobytes())
         return payload, self.decode_root(payload, (target.shape[2], target.shape[1]))
 
@@ -128,10 +125,10 @@ class ChunkCoder:
         if len(raw) != 2 * count:
             raise ValueError(f"it holds {len(raw)} bytes of pixels, should hold {2 * count}")
         units = np.cumsum(np.frombuffer(raw, "<i2"), dtype=np.int64)
-        limit = lifting.PIXEL_MAX // ROOT_UNIT
+        limit = lifting.PIXEL_MAX // self.model.root
         if np.abs(units).max() > limit:
             raise ValueError(f"a pixel is {np.abs(units).max()} units from the mean, should be at most {limit}")
-        pixels = (units * ROOT_UNIT).astype(np.int16).reshape(3, mip_wh[1], mip_wh[0])
+        pixels = (units * self.model.root).astype(np.int16).reshape(3, mip_wh[1], mip_wh[0])
         return Decoded(pixels, np.zeros((FEATURES, mip_wh[1], mip_wh[0]), np.uint8))
 
     def decode(self, octave: int, payload: bytes, parent: Decoded, mip_wh: tuple[int, int]) -> Decoded:

@@ -440,13 +440,13 @@ def lift(below: np.ndarray, details: np.ndarray) -> np.ndarray:
     return undo(low, columns(across, (10827 * diagonal + 4096) >> 13))
 
 
-def decode_root(payload: bytes, wh: tuple[int, int]) -> Chunk:
+def decode_root(payload: bytes, wh: tuple[int, int], unit: int = 16) -> Chunk:
     """The coarsest octave."""
     raw = zstandard.ZstdDecompressor().decompress(payload)
     assert len(raw) == 6 * wh[0] * wh[1]
     units = np.cumsum(np.frombuffer(raw, "<i2").astype(np.int64)).reshape(3, wh[1], wh[0])
-    assert np.abs(units).max() <= 2000
-    return 16 * units, np.zeros((8, wh[1], wh[0]), np.int64)
+    assert np.abs(units).max() <= 32000 // unit
+    return unit * units, np.zeros((8, wh[1], wh[0]), np.int64)
 
 
 def blank(model: dict, colour: tuple[int, ...], wh: tuple[int, int]) -> Chunk:

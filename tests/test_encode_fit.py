@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,13 +14,12 @@ import pytest
 
 from inrwsi import encode_fit, encode_octaves
 from inrwsi.decode import Decoder
-from inrwsi.encode_fit import Networks
+from inrwsi.encode_fit import Weights
 from inrwsi.fields import octaves_prior
-from inrwsi.fields.octaves import RATE_WEIGHT
-from inrwsi.fields.octaves_model import STEP_UNIT, OctavesModel
+from inrwsi.fields.octaves_model import OctavesModel
 from inrwsi.fit import slide
-from inrwsi.fit.deltas import apply_deltas, pack_deltas
-from inrwsi.fit.slide import Fitted, SlideFit
+from inrwsi.fit.deltas import Net, apply_deltas, pack_deltas
+from inrwsi.fit.slide import SlideFit
 from inrwsi.formats.container import Container
 from inrwsi.options import EncodeReport
 from inrwsi.sample import sample_region
@@ -54,13 +54,13 @@ def picture(channels: int = 3) -> np.ndarray:
     return np.ascontiguousarray(pixels[..., :channels])
 
 
-def prefer(patch: pytest.MonkeyPatch, fitted: bool) -> list[Networks]:
+def prefer(patch: pytest.MonkeyPatch, fitted: bool) -> list[Weights]:
     """Make the fitted networks, or the prior's, look cheaper on the sample. Lists those that are tried."""
     tried = []
 
-    def trial(_: Any, model: OctavesModel, networks: Networks) -> tuple[float, float]:
-        tried.append(networks)
-        return (1e6 if (networks.weights is None) == fitted else 0.0), 0.0
+    def trial(_: Any, model: OctavesModel, weights: Weights) -> tuple[float, float]:
+        tried.append(weights)
+        return (1e6 if (weights is None) == fitted else 0.0), 0.0
 
     patch.setattr(encode_octaves._Coder, "trial", trial)
     return tried
@@ -94,9 +94,9 @@ def test_a_file_holds_what_was_fitted(channels: int, tmp_path: Path, monkeypatch
     out = tmp_path / "a.cinr"
     report = make(picture(channels), out, quality=60, effort="default")
     weights = check(out, report, picture(channels))
-    assert [networks.weights is None for networks in tried] == [True, False, False, False]
+    assert [own is None for own in tried] == [True, True, True, False, False, False]  # two for what errors are worth
     # Nothing but their length tells them apart here, and the coarsest are the shortest.
-    assert weights == min((n.weights for n in tried if n.weights), key=len)
+    assert weights == min(filter(None, tried), key=len)
     assert weights[0] == 0b0111
     assert weights[1] in encode_fit.QUANTA
     nets = apply_deltas(prior(), weights)
@@ -109,7 +109,7 @@ def test_the_priors_networks_are_kept_where_they_are_cheaper(tmp_path: Path, mon
     tried = prefer(monkeypatch, False)
     monkeypatch.setattr(encode_fit, "QUICK", ())  # the networks alone tell the two efforts apart
     report = make(picture(), tmp_path / "a.cinr", quality=60, effort="default")
-    assert len(tried) == 4
+    assert len(tried) == 6
     assert check(tmp_path / "a.cinr", report, picture()) is None
     make(picture(), tmp_path / "b.cinr", quality=60, effort="fast")
     assert digest(tmp_path / "a.cinr") == digest(tmp_path / "b.cinr")
@@ -122,9 +122,9 @@ def test_what_a_trial_says_is_what_the_files_are(tmp_path: Path, monkeypatch: py
     """
     trial, found = encode_octaves._Coder.trial, []
 
-    def heard(coder: Any, model: OctavesModel, networks: Networks) -> tuple[float, float]:
-        found.append((networks, *trial(coder, model, networks)))
-        return found[-1][1:]
+    def heard(coder: Any, model: OctavesModel, own: Weights) -> tuple[float, float]:
+        found.append((model, own, *trial(coder, model, own)))
+        return found[-1][2:]
 
     monkeypatch.setattr(encode_octaves._Coder, "trial", heard)
     refined = make(picture(), tmp_path / "refined.cinr", quality=60)
@@ -132,14 +132,15 @@ def test_what_a_trial_says_is_what_the_files_are(tmp_path: Path, monkeypatch: py
     found.clear()
     monkeypatch.setattr(encode_fit, "QUICK", ())
     report = make(picture(), tmp_path / "a.cinr", quality=60)
-    assert [each[1:] for each in found] == [each[1:] for each in before]
+    assert found == before
     assert report.psnr_db != refined.psnr_db
     weights = check(tmp_path / "a.cinr", report, picture())
-    (own,) = (each for each in found if each[0].weights == weights)
+    step = min(model.step for model, *_ in found)  # the coarser one is for what errors are worth
+    own = next(each for each in found if each[:2] == (replace(each[0], step=step), weights))
     with Container.open(tmp_path / "a.cinr") as container:
         payloads = [container.chunk(*container.header.chunk_at(n)).payload for n in range(container.header.chunk_count)]
-    assert own[1] == pytest.approx(sum(len(p) for p in payloads if p), abs=1e-6)
-    assert own[2] == pytest.approx(255**2 * picture().size / 10 ** (report.psnr_db / 10), rel=1e-9)  # type: ignore[operator]
+    assert own[2] == pytest.approx(sum(len(p) for p in payloads if p), abs=1e-6)
+    assert own[3] == pytest.approx(255**2 * picture().size / 10 ** (report.psnr_db / 10), rel=1e-9)  # type: ignore[operator]
 
 
 def test_effort_best_fits_for_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +159,7 @@ def test_effort_best_fits_for_longer(tmp_path: Path, monkeypatch: pytest.MonkeyP
         make(picture(), tmp_path / f"{effort}.cinr", quality=60, effort=effort)
         # Nothing was learnt: the prior's networks, without a section that says so.
         assert read(tmp_path / f"{effort}.cinr")[1] is None
-    assert steps == [4 * 256 * 290 // 64**2, 200]
+    assert steps == [2 * 256 * 290 // 64**2, 200]
 
 
 # What is not fitted
@@ -262,35 +263,40 @@ def some_fit(change: int = 3) -> SlideFit:
     nets = [dict(net) for net in prior().nets]
     name = "squeeze.weight"
     nets[0][name] = np.clip(nets[0][name].astype(int) + change, -127, 127).astype(np.int8)
-    return SimpleNamespace(fitted=lambda: Fitted(tuple(nets), prior().analysis), which=(0,))  # type: ignore[return-value]
+    return SimpleNamespace(fitted=lambda: tuple(nets), which=(0,))  # type: ignore[return-value]
 
 
-def encoding_of(channels: int, costs: dict[int, tuple[float, float]]) -> Any:
-    """An encoding whose trials give `costs` by the quantum of the networks, 0 for the prior's."""
+def encoding_of(model: OctavesModel, costs: dict[int, tuple[float, float]], coarser: tuple[float, float]) -> Any:
+    """An encoding whose trials give `costs` by the quantum of the networks, 0 for the prior's; at other steps
+    `coarser`."""
 
-    def trial(_: OctavesModel, networks: Networks) -> tuple[float, float]:
-        return costs[0 if networks.weights is None else networks.weights[1]]
+    def trial(tried: OctavesModel, weights: Weights) -> tuple[float, float]:
+        if tried.equal_step != model.equal_step:
+            assert (tried.equal_step / model.equal_step, weights) == (pytest.approx(1.15, rel=0.01), None)
+            return coarser
+        return costs[0 if weights is None else weights[1]]
 
-    return SimpleNamespace(task=SimpleNamespace(source=SimpleNamespace(channels=channels)), trial=trial)
+    return SimpleNamespace(trial=trial)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+PLAIN = OctavesModel("ab" * 32, 20480, (16384, 0, 0, 0, 16384, 0, 0, 0, 16384), (0, 0, 0)).at(20480)
+
+
 @pytest.mark.parametrize("wins", [True, False])
-@pytest.mark.parametrize("spacing", [None, 20])
-def test_error_counts_as_in_training(channels: int, wins: bool, spacing: int | None) -> None:
-    """A pixel's mean squared error of one squared step over RATE_WEIGHT is a bit, whatever the channels."""
-    step, px = 20.0 if spacing is None else 45.0, 1e6  # nine tenths of two spacings of 20 / 16
-    model = OctavesModel(
-        prior().sha256, 20 * STEP_UNIT, (16384, 0, 0, 0, 16384, 0, 0, 0, 16384), (0, 0, 0), spacing=spacing
-    )
-    weights = pack_deltas(prior(), some_fit().fitted().nets, 4, (0,))
-    saved_bits = 0.1 * px
-    squares = channels * px * step**2 * RATE_WEIGHT * 0.1  # worth as much
-    own_bytes = 5e5 - len(weights) - saved_bits / 8 * 2 + (-1 if wins else 1)
-    costs = {0: (5e5, 0.0), 2: (9e9, 0.0), 8: (9e9, 0.0), 4: (own_bytes + saved_bits / 8, squares)}
-    chosen = encode_fit._cheapest(encoding_of(channels, costs), model, prior(), some_fit())
-    assert chosen.weights == (weights if wins else None)
-    assert (chosen.analysis is None) != wins
+def test_the_cheapest_networks_are_those_of_the_smallest_file_at_equal_error(wins: bool) -> None:
+    """A coarser step saves 40 kB for 2e6 of squared error: so errors are worth a fiftieth of a byte."""
+    weights = pack_deltas(prior(), some_fit().fitted(), 4, (0,))
+    fitted_bytes = 5e5 - len(weights) - 1e6 / 50 + (-1 if wins else 1)
+    costs = {0: (5e5, 8e6), 2: (9e9, 0.0), 8: (9e9, 0.0), 4: (fitted_bytes, 9e6)}
+    encoding = encoding_of(PLAIN, costs, (4.6e5, 1e7))
+    assert encode_fit._cheapest(encoding, PLAIN, prior(), some_fit()) == (weights if wins else None)
+
+
+@pytest.mark.parametrize("coarser", [(5e5, 9e6), (5.1e5, 9e6), (4.6e5, 8e6), (4.6e5, 7e6)])
+def test_where_a_coarser_step_saves_nothing_bytes_alone_count(coarser: tuple[float, float]) -> None:
+    weights = pack_deltas(prior(), some_fit().fitted(), 4, (0,))
+    costs = {0: (5e5, 8e6), 2: (9e9, 0.0), 8: (9e9, 0.0), 4: (5e5 - len(weights) - 1, 9e9)}
+    assert encode_fit._cheapest(encoding_of(PLAIN, costs, coarser), PLAIN, prior(), some_fit()) == weights
 
 
 @pytest.mark.parametrize("whole_fit", [True, False])
@@ -299,7 +305,7 @@ def test_networks_that_cannot_be_coded_with_are_not_tried(whole_fit: bool, monke
     fit = some_fit()
     if whole_fit:
 
-        def refused() -> Fitted:
+        def refused() -> tuple[Net, ...]:
             raise ValueError("the sums of trunk2 reach too far")
 
         fit.fitted = refused  # type: ignore[method-assign]
@@ -311,12 +317,11 @@ def test_networks_that_cannot_be_coded_with_are_not_tried(whole_fit: bool, monke
             return apply_deltas(prior(), weights)
 
         monkeypatch.setattr(encode_fit, "apply_deltas", apply)
-    quanta = [networks.weights[1] for networks in encode_fit._fitted(prior(), fit) if networks.weights]
+    quanta = [weights[1] for weights in encode_fit._fitted(prior(), fit)]
     assert quanta == ([] if whole_fit else [2, 4])
     costs = {0: (9e9, 0.0), 2: (1e4, 0.0), 4: (1e5, 0.0)}
-    model = OctavesModel(prior().sha256, 20480, (16384, 0, 0, 0, 16384, 0, 0, 0, 16384), (0, 0, 0))
-    chosen = encode_fit._cheapest(encoding_of(3, costs), model, prior(), fit)
-    assert (chosen.weights is None) == whole_fit
+    chosen = encode_fit._cheapest(encoding_of(PLAIN, costs, (9e9, 0.0)), PLAIN, prior(), fit)
+    assert (chosen is None) == whole_fit
 
 
 def test_windows_show_the_slide_about_what_is_coded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ from inrwsi.fit.deltas import Net
 from inrwsi.fit.percrop import PerCrop
 from inrwsi.fit.quantise import integer_net, net_units, real_net
 from inrwsi.fit.rounded import floats_of
-from inrwsi.fit.slide import Fitted, SlideFit
+from inrwsi.fit.slide import SlideFit
 from inrwsi.sample import sample_region
 from tests.test_octave_chunks import PRIORS, released
 from tests.test_quantise import crop, trained
@@ -83,10 +82,6 @@ def same(a: tuple[Net, ...], b: tuple[Net, ...]) -> list[bool]:
     ]
 
 
-def same_fit(a: Fitted, b: Fitted) -> bool:
-    return all(same(a.nets, b.nets) + same(a.analysis, b.analysis))
-
-
 # Where it begins
 
 
@@ -105,9 +100,7 @@ def test_floats_of_a_prior_give_its_integers_back(which: str, number: int) -> No
 
 
 def test_before_the_first_step_it_is_the_prior() -> None:
-    fitted = fit_of().fitted()
-    assert same(fitted.nets, prior().nets) == [True] * NETS
-    assert same(fitted.analysis, prior().analysis) == [True] * NETS
+    assert same(fit_of().fitted(), prior().nets) == [True] * NETS
 
 
 def test_weights_are_known_in_integers() -> None:
@@ -133,7 +126,6 @@ def test_weights_are_known_in_integers() -> None:
 
 @pytest.mark.parametrize("stop", [1, 2, 3])
 def test_a_fit_that_was_stopped_gives_the_same_bits(stop: int) -> None:
-    """Stopped before, at and after where the rate becomes that of symbols."""
     whole = ran(fit_of()).fitted()
     before = ran(fit_of(), stop)
     state = {name: np.ascontiguousarray(array).copy() for name, array in before.state().items()}
@@ -142,8 +134,8 @@ def test_a_fit_that_was_stopped_gives_the_same_bits(stop: int) -> None:
     ran(before)  # a state does not follow what its fit does next
     again = fit_of()
     again.restore(state, number)
-    assert same_fit(ran(again).fitted(), whole)
-    assert not any(same(whole.nets[:3], prior().nets[:3]))
+    assert all(same(ran(again).fitted(), whole))
+    assert not any(same(whole[:3], prior().nets[:3]))
 
 
 @pytest.mark.parametrize("threads", [2, 3])
@@ -169,11 +161,9 @@ class AtOnce(PerCrop):
         self.at_once = None
 
 
-@pytest.mark.parametrize("hard", [False, True])
-def test_crops_at_once_are_crops_one_by_one(hard: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crops_at_once_are_crops_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """But for bfloat16's sums, one loss and one gradient."""
     monkeypatch.setattr(slide, "BATCH", 3)
-    monkeypatch.setattr(slide, "HARD_FROM", 0.0 if hard else 1.0)
     monkeypatch.setattr(octaves, "_noise", lambda x, generator: torch.zeros_like(x))
     model = OctavesModel.of(released().sha256, 12 * STEP_UNIT, Klt.of(window()), tune="balanced")
     losses, gradients = [], []
@@ -190,41 +180,26 @@ def test_a_finished_fit_takes_no_step() -> None:
     fit = ran(fit_of(2))
     held = fit.fitted()
     assert list(fit.run()) == []
-    assert same_fit(fit.fitted(), held)
+    assert all(same(fit.fitted(), held))
 
 
 def test_the_seed_says_which_crops() -> None:
-    assert same_fit(ran(fit_of(2)).fitted(), ran(fit_of(2)).fitted())
-    assert not same_fit(ran(fit_of(2)).fitted(), ran(fit_of(2, seed=4)).fitted())
+    assert all(same(ran(fit_of(2)).fitted(), ran(fit_of(2)).fitted()))
+    assert not any(same(ran(fit_of(2)).fitted()[:3], ran(fit_of(2, seed=4)).fitted()[:3]))
 
 
 @pytest.mark.parametrize("which", [(0,), (1, 2), (0, 1, 2, 3)])
 def test_only_the_named_nets_change(which: tuple[int, ...]) -> None:
     fitted = ran(fit_of(3, which)).fitted()
-    assert same(fitted.nets, prior().nets) == [n not in which for n in range(NETS)]
-    assert same(fitted.analysis, prior().analysis) == [n not in which for n in range(NETS)]
+    assert same(fitted, prior().nets) == [n not in which for n in range(NETS)]
     for n in which:
-        for name, array in fitted.nets[n].items():
+        for name, array in fitted[n].items():
             if name.endswith(".shift") or name == "inverse_factor":
                 assert np.array_equal(array, prior().nets[n][name]), name
-        assert np.array_equal(fitted.analysis[n]["log_factor"], prior().analysis[n]["log_factor"])
 
 
-def test_the_analysis_stays_as_it_is_once_the_rate_is_of_symbols(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slide, "HARD_FROM", 0.5)
-    fit = fit_of(4)
-    held = []
-    for _ in fit.run():
-        held.append(fit.fitted())
-        graded = [p.grad is not None for p in fit.networks.analyses.parameters()]
-        assert any(graded) == (fit.step_number <= 2)
-    changed = [not all(same(a.analysis, b.analysis)) for a, b in pairwise(held)]
-    assert changed == [True, False, False]
-    assert not any(any(same(a.nets[:3], b.nets[:3])) for a, b in pairwise(held))
-
-
-def test_the_rate_is_of_symbols_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the passes are asked the bits of: numbers about symbols at first, symbols themselves from HARD_FROM on."""
+def test_the_rate_is_of_symbols_and_the_analysis_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the passes are asked the bits of: symbols themselves, not numbers about them."""
     whole: list[bool] = []
 
     def heard(y: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -232,12 +207,12 @@ def test_the_rate_is_of_symbols_in_the_end(monkeypatch: pytest.MonkeyPatch) -> N
         return logistic_bits(y, scale)
 
     monkeypatch.setattr("inrwsi.fields.octaves.logistic_bits", heard)
-    fit, found = fit_of(4), []
-    for _ in fit.run():
-        found.append(all(whole))
-        whole.clear()
-    assert found == [n / 4 >= slide.HARD_FROM for n in range(4)]
-    assert True in found
+    fit = fit_of(3)
+    before = [p.detach().clone() for p in fit.networks.analyses.parameters()]
+    assert not any(same(ran(fit).fitted()[:3], prior().nets[:3]))
+    assert whole
+    assert all(whole)
+    assert all(torch.equal(p, b) for p, b in zip(fit.networks.analyses.parameters(), before, strict=True))
 
 
 def test_what_an_int8_cannot_hold_is_not_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +227,7 @@ def test_bits_of_weights_hold_a_small_slides_nets_near_the_prior() -> None:
     """The fewer pixels the differences' own bits are spread over, the fewer of them there are."""
 
     def differing(tissue_px: int) -> int:
-        nets = ran(fit_of(8, tissue_px=tissue_px)).fitted().nets
+        nets = ran(fit_of(8, tissue_px=tissue_px)).fitted()
         return sum(int((nets[n][k] != prior().nets[n][k]).sum()) for n in range(3) for k in nets[n] if "weight" in k)
 
     assert differing(100) < 0.7 * differing(10**9)
@@ -273,7 +248,7 @@ def test_it_learns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slide, "LEARNING_RATE", 3e-3)
     fit = SlideFit(prior(), [window()[:64, :64].copy()], model_of(), steps=40, tissue_px=10**9, seed=0)
     losses = [loss for _, loss in fit.run()]
-    assert np.mean(losses[20:26]) < 0.95 * np.mean(losses[:6])  # all of them before the rate is that of symbols
+    assert np.mean(losses[20:26]) < 0.95 * np.mean(losses[:6])
 
 
 @pytest.mark.parametrize("octave", [0, 1, 2, 3])

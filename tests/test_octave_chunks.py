@@ -304,16 +304,18 @@ def test_a_chunk_without_a_coded_symbol_is_one_byte() -> None:
             coder.decode(1, wrong, parent, wh)
 
 
+@pytest.mark.parametrize("unit", [None, 2, 4, 11, 16])
 @pytest.mark.parametrize("wh", [(1, 1), (16, 16), (13, 7)])
-def test_the_root_is_held_to_an_eighth_of_a_grey_level(wh: tuple[int, int]) -> None:
-    coder, target = coder_of(prior(), encoder=True), tissue(wh)
+def test_the_root_is_held_to_half_its_unit(wh: tuple[int, int], unit: int | None) -> None:
+    model, target = dataclasses.replace(MODEL, root_unit=unit), tissue(wh)
+    coder, unit = coder_of(prior(), model, encoder=True), unit or 16
     payload, seen = coder.encode_root(target)
     found = coder.decode_root(payload, wh)
     assert same(found, seen)
     assert found.features is not None
     assert not found.features.any()
-    assert np.abs(found.pixels / 64 - target).max() <= 1 / 8 + 1e-4
-    pixels, features = reference.decode_root(payload, wh)
+    assert np.abs(found.pixels / 64 - target).max() <= unit / 128 + 1e-4
+    pixels, features = reference.decode_root(payload, wh, unit)
     assert (found.pixels == pixels).all()
     assert features.shape == found.features.shape == (FEATURES, wh[1], wh[0])
 
@@ -343,3 +345,19 @@ def test_damaged_roots_are_refused_or_decode() -> None:
             coder.decode_root(tensors.squeeze(raw), wh)
     edge = coder.decode_root(tensors.squeeze(np.array([-2000] + [0] * 272, "<i2").tobytes()), wh)
     assert (edge.pixels == -32000).all()
+    fine = coder_of(prior(), dataclasses.replace(MODEL, root_unit=11))
+    most, more = (tensors.squeeze(np.array([count] + [0] * 272, "<i2").tobytes()) for count in (2909, 2910))
+    assert (fine.decode_root(most, wh).pixels == 31999).all()
+    with pytest.raises(ValueError, match="a pixel is 2910 units from the mean, should be at most 2909"):
+        fine.decode_root(more, wh)
+
+
+@pytest.mark.parametrize(("equal_step", "unit"), [(4.5, 4), (10.0, 10), (19.9, 16), (1.0, 4)])
+def test_the_finer_the_step_the_finer_the_root(equal_step: float, unit: int) -> None:
+    assert MODEL.at(round(equal_step * 1024)).root_unit == unit
+
+
+@pytest.mark.parametrize("unit", [1, 17, 0])
+def test_a_root_unit_out_of_range_is_refused(unit: int) -> None:
+    with pytest.raises(ValueError, match=f"root_unit is {unit}, should be from 2 to 16"):
+        dataclasses.replace(MODEL, root_unit=unit)

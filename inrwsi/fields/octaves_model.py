@@ -30,6 +30,8 @@ FINEST_LEAST, USUAL_LEAST = 32, 256  # of an octave's steps: the least that ther
 # bytes. At fine steps a coarse octave's error would else be as large as the finest one's, and lie over hundreds of
 # pixels. Finer than 64 there is nothing to be had.
 LEAST_NOW = 64
+# Of the coarsest octave's values, in 1 / 64 grey level: what there may be, and the least that files are made with.
+FINEST_ROOT_UNIT, ROOT_UNIT, ROOT_NOW = 2, 16, 4
 
 
 class Tuning(NamedTuple):
@@ -44,9 +46,10 @@ class Tuning(NamedTuple):
 # (Wang et al. 2003, section 3.2: the finest scale weighs 0.04), where errors of octave 0 are gone: so octave 0 has a
 # coarser step beside the others. (22, 15, 13), measured on five images: 4.3 % fewer bits at equal MS-SSIM, none more at
 # equal PSNR; with 1.4 times as much between the octaves no fewer, and 2 % more. Half of it all takes most of what there
-# is at equal MS-SSIM for little at equal PSNR (README has both).
+# is at equal MS-SSIM for little at equal PSNR (README has both). Of its parts luma and the octaves' steps pay least: on
+# slide-20x (16, 14, 13) and 1.35 take 2 % fewer bits at equal MS-SSIM and 0.7 % more at equal PSNR.
 TUNINGS = {
-    "balanced": Tuning(HALF_ACTIVITY, (16, 14, 13), 1.35),
+    "balanced": Tuning(HALF_ACTIVITY, (16, 15, 14), 1.25),
     "psnr": Tuning(None, None, 1.0),
     "ms-ssim": Tuning(ACTIVITY, (22, 15, 13), 2.5),
 }
@@ -73,6 +76,7 @@ class OctavesModel:
         own_steps: None, each octave's step is half the finer one's; or, from octave 0 on, how many sixteenths of
             that it is. Octaves beyond the last have what the last has.
         least_step: what no octave's step is less than, in 1 / 1024 grey level; None: 256.
+        root_unit: of the coarsest octave's values, in 1 / 64 grey level; None: 16.
         spacing: None, coefficients are their means and whole units; or how far apart, in 1 / 16 unit, the values are
             that a trellis chooses from (`coding.trellis`).
     """
@@ -88,6 +92,7 @@ class OctavesModel:
     own_steps: tuple[int, ...] | None = None
     spacing: int | None = None
     least_step: int | None = None
+    root_unit: int | None = None
 
     def __post_init__(self) -> None:
         check(self.name == "octaves", "name", self.name, "octaves")
@@ -110,6 +115,8 @@ class OctavesModel:
             check_int("spacing", self.spacing, LEAST_SPACING, MOST_SPACING)
         if self.least_step is not None:
             check_int("least_step", self.least_step, FINEST_LEAST, USUAL_LEAST)
+        if self.root_unit is not None:
+            check_int("root_unit", self.root_unit, FINEST_ROOT_UNIT, ROOT_UNIT)
         check(len(self.mean) == 3, "mean", len(self.mean), "3 numbers")
         for value in self.mean:
             check_int("mean", value, 0, 255 * 64)
@@ -128,6 +135,11 @@ class OctavesModel:
     def least_octave_step(self) -> int:
         """What no octave's step is less than, in 1 / 1024 grey level."""
         return USUAL_LEAST if self.least_step is None else self.least_step
+
+    @property
+    def root(self) -> int:
+        """The unit of the coarsest octave's values, in 1 / 64 grey level."""
+        return ROOT_UNIT if self.root_unit is None else self.root_unit
 
     @property
     def spread(self) -> float:
@@ -162,10 +174,13 @@ class OctavesModel:
 
         Networks judge best at steps finer than what is coded with: their inputs are whole numbers of eighths of a step.
         So the coarser the step that is asked for, the further apart values are in units of the networks' own.
+
+        The coarsest octave's unit is a 64th of the step, as its error lies under all the others'.
         """
         spacing = spacing_at(equal_step / STEP_UNIT)
         step = round(equal_step / spread_of(spacing))
-        return replace(self, step=min(max(step, LEAST_STEP), MOST_STEP), spacing=spacing)
+        root_unit = min(max(equal_step // STEP_UNIT, ROOT_NOW), ROOT_UNIT)
+        return replace(self, step=min(max(step, LEAST_STEP), MOST_STEP), spacing=spacing, root_unit=root_unit)
 
     def own_step(self, octave: int) -> int:
         """How many sixteenths of the usual step an octave has."""
