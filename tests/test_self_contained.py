@@ -17,15 +17,13 @@ from inrwsi.decode import Decoder
 from inrwsi.encode_fit import in_file
 from inrwsi.errors import Cause, CorruptFile, UnsupportedVersion, UsageError
 from inrwsi.fields import octaves_prior
-from inrwsi.fields.octaves_model import OctavesModel
 from inrwsi.fit.deltas import pack_deltas, pack_whole
 from inrwsi.formats import layout
 from inrwsi.formats.container import Container
 from inrwsi.formats.writer import ContainerWriter
 from tests.octaves_encoded import _Stop, digest, make, psnr, stopping
-from tests.test_encode_fit import WH, encoding_of, picture, prefer, small, some_fit  # noqa: F401 - small: the prior here
+from tests.test_encode_fit import PLAIN, WH, encoding_of, picture, prefer, small, some_fit  # noqa: F401 - small: the prior here
 from tests.test_fit_slide import prior
-from tests.test_octave_chunks import MODEL
 from tests.test_self_contained_section import LOUD, changed, stored_bytes
 
 
@@ -171,12 +169,12 @@ def test_a_stop_changes_nothing(files: tuple[Path, Path], tmp_path: Path) -> Non
 
 def test_with_fitted_networks_nothing_is_paid_for_differences(monkeypatch: pytest.MonkeyPatch) -> None:
     """They win by a byte of chunks where the file holds all networks, and must earn their own bytes where not."""
-    model = OctavesModel(prior().sha256, MODEL.step, MODEL.matrix, MODEL.mean)
     costs = {0: (5e5, 0.0), 2: (5e5, 0.0), 4: (5e5 - 1, 0.0), 8: (5e5, 0.0)}
-    chosen = encode_fit._cheapest(encoding_of(3, costs), model, prior(), some_fit(), whole=True)
-    assert chosen.weights is not None
-    assert chosen.weights[1] == 4
-    assert encode_fit._cheapest(encoding_of(3, costs), model, prior(), some_fit()).weights is None
+    encoding = encoding_of(PLAIN, costs, (4e5, 1e6))
+    chosen = encode_fit._cheapest(encoding, PLAIN, prior(), some_fit(), whole=True)
+    assert chosen is not None
+    assert chosen[1] == 4
+    assert encode_fit._cheapest(encoding, PLAIN, prior(), some_fit()) is None
 
 
 # The command line
