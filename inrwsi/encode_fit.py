@@ -155,24 +155,27 @@ def _windows(encoding: Encoding, chunks: list[Ij]) -> list[np.ndarray]:
 
 def _cheapest(encoding: Encoding, model: OctavesModel, prior: Prior, fit: SlideFit, *, whole: bool = False) -> Weights:
     """Of the prior's networks and the fitted ones at every coarseness, those that make the cheapest file."""
-    worth_bytes = _worth_bytes(encoding, model)
+    plain = encoding.trial(model, None)
+    worth_bytes = _worth_bytes(encoding, model, plain)
 
     def cost_bytes(weights: Weights) -> float:
-        chunk_bytes, squares = encoding.trial(model, weights)
+        chunk_bytes, squares = plain if weights is None else encoding.trial(model, weights)
         return chunk_bytes + (0 if whole else len(weights or b"")) + worth_bytes * squares
 
     return min((None, *_fitted(prior, fit)), key=cost_bytes)
 
 
-def _worth_bytes(encoding: Encoding, model: OctavesModel) -> float:
+def _worth_bytes(encoding: Encoding, model: OctavesModel, plain: tuple[float, float]) -> float:
     """What a squared error is worth: how many bytes a slightly coarser step saves for each that it adds.
+
+    `plain` is the trial of the prior's networks at the model's own step.
 
     Then the cheapest file is the smallest at equal PSNR. In the coin of the training errors would count two thirds of
     that, as the trellis trades them for fewer bits than the training does.
     """
     coarser = model.at(round(COARSER * model.equal_step * STEP_UNIT))
-    (fine_bytes, fine_squares), (coarse_bytes, coarse_squares) = (encoding.trial(m, None) for m in (model, coarser))
-    saved_bytes, more_squares = fine_bytes - coarse_bytes, coarse_squares - fine_squares
+    coarse_bytes, coarse_squares = encoding.trial(coarser, None)
+    saved_bytes, more_squares = plain[0] - coarse_bytes, coarse_squares - plain[1]
     return saved_bytes / more_squares if min(saved_bytes, more_squares) > 0 else 0.0
 
 

@@ -62,8 +62,8 @@ class SlideFit:
         self.networks = rounded_of(prior, self._device)
         self.networks.active, self.networks.own_steps = model.active, model.own_steps
         self.networks.least_step = model.least_octave_step / STEP_UNIT
+        self.networks.analyses.requires_grad_(False)
         for n in range(NETS):
-            self.networks.analyses[n].requires_grad_(False)
             for p in self.networks.nets[n].parameters():
                 p.requires_grad_(p.requires_grad and n in which)
         self._bases = self._weights()
