@@ -100,7 +100,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
-    except socket.gaierror:
+    except (socket.gaierror, UnicodeError):  # the latter of what could be no name: a..b
         raise UsageError(f"--host {host}: there is no such address; 0.0.0.0 is all of this machine's") from None
     except OSError as error:
         reason = os.strerror(error.errno or 0)  # Python's own text repeats the address

@@ -9,6 +9,8 @@ from typing import BinaryIO
 
 from inrwsi.errors import BackendUnavailable, UsageError
 
+_NO_RANGES = "the server gives whole files only, not ranges of their bytes; download the file"
+
 
 class ByteRanges:
     """Reads at offsets. Real files are read without a lock and without moving a position that threads would share.
@@ -49,7 +51,8 @@ class ByteRanges:
                 self._file.seek(offset)
                 return self._gather(None, count)
         except self._errors as error:
-            raise UsageError(f"{self.name}: {count} bytes at {offset} cannot be read: {error}") from error
+            reason = _NO_RANGES if "range requests" in str(error) else error  # whose advice is for programmers
+            raise UsageError(f"{self.name}: {count} bytes at {offset} cannot be read: {reason}") from error
 
     def _gather(self, offset: int | None, count: int) -> bytes:
         """Read until there are `count` bytes: one call may give less. `offset` None: from where the file object is."""

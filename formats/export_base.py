@@ -14,7 +14,7 @@ from typing import ClassVar, Self
 import imagecodecs
 import numpy as np
 
-from inrwsi.errors import UsageError
+from inrwsi.errors import UsageError, unwritten
 from inrwsi.formats.output_base import partial_path
 from inrwsi.geometry import octave_wh
 
@@ -112,7 +112,10 @@ class PyramidWriter(ABC):
         """Close what is open; called however the block is left."""
 
     def __enter__(self) -> Self:
-        self._partial.mkdir()
+        try:
+            self._partial.mkdir()
+        except OSError as error:  # which names a hidden folder that nobody asked for
+            raise unwritten(error)(f"{self.out}: cannot be written ({error.strerror})") from error
         try:
             self._begin()
         except BaseException:

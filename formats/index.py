@@ -91,6 +91,11 @@ class Root:
         return range(page * self.page_chunks, min((page + 1) * self.page_chunks, self.chunk_count))
 
 
+def overhead_bytes(pages: int) -> int:
+    """Of an index of so many pages, each of one run of coded chunks: all but what stands there of each chunk."""
+    return _ROOT.size + pages * (PAGE.itemsize + _RUN.size + _OFFSET.size)
+
+
 def encode_root(page_chunks: int, pages: npt.NDArray[np.void]) -> bytes:
     """The bytes of the INDX section."""
     return _ROOT.pack(page_chunks, len(pages)) + pages.astype(PAGE).tobytes()

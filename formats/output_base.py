@@ -14,7 +14,7 @@ from typing import IO, ClassVar, Self
 
 import numpy as np
 
-from inrwsi.errors import UsageError
+from inrwsi.errors import UsageError, unwritten
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class RegionWriter(ABC):
         try:
             yield
         except OSError as error:
-            raise UsageError(f"{self.path}: cannot be written ({error.strerror or error})") from error
+            raise unwritten(error)(f"{self.path}: cannot be written ({error.strerror or error})") from error
 
     def __enter__(self) -> Self:
         with self._file_errors():

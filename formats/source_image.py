@@ -74,6 +74,8 @@ def open_image(path: Path) -> ArraySource:
     with _readable(path) as image:
         scale, icc = _scale(image), image.info.get("icc_profile")
         # Viewers turn a picture by its EXIF tag; the tag is not carried, so the pixels have to be turned here.
+        if image.format == "PNG" and "transparency" in image.info and _png_kind(path)[0] == 16:
+            raise UsageError(f"{path}: has 16 bits and a colour that stands for transparent; save it without that")
         if _is_plain_png(path, image):
             pixels = _turned(_png(path), image.getexif().get(_ORIENTATION, 1))
         else:
@@ -139,9 +141,15 @@ def _is_plain_png(path: Path, image: Image.Image) -> bool:
     """
     if image.format != "PNG" or "transparency" in image.info:
         return False
+    depth, colour = _png_kind(path)
+    return depth in (8, 16) and colour != 3
+
+
+def _png_kind(path: Path) -> tuple[int, int]:
+    """Bits a sample, and the colour type, of a PNG."""
     with open(path, "rb") as file:
         depth, colour = file.read(26)[24:26]
-    return depth in (8, 16) and colour != 3
+    return depth, colour
 
 
 def _png(path: Path) -> np.ndarray:

@@ -97,7 +97,7 @@ class TiffSource(BaseSource):
             bit_depth=bit_depth,
             background=default_background(channels, bit_depth),
             scale=_scale(self._tiff, page),
-            icc=page.tags.valueof(34675),
+            icc=icc if isinstance(icc := page.tags.valueof(34675), bytes) else None,
             metadata=level_metadata(self.levels_wh),
             bytes_on_disk=self._tiff.filehandle.size,
         )
@@ -112,7 +112,10 @@ class TiffSource(BaseSource):
     def _read_level(self, level: int, x: int, y: int, w: int, h: int) -> np.ndarray:
         pixels = self._levels[level].read(x, y, w, h)
         if self._invert:
-            pixels = np.invert(pixels)
+            # Alpha is none of the picture's samples; what it was multiplied into is white where that is 0.
+            most = pixels[..., -1:] if self._alpha == _ASSOCIATED_ALPHA else np.iinfo(pixels.dtype).max
+            colour = most - np.minimum(pixels[..., : self.channels], most)
+            pixels = np.concatenate([colour, pixels[..., self.channels :]], axis=2)
         if self._alpha is None:
             return pixels
         white = (int(np.iinfo(pixels.dtype).max),) * self.channels
@@ -123,7 +126,10 @@ class TiffSource(BaseSource):
 
 
 def is_plain_rgb(path: Path) -> bool:
-    """Whether a TIFF is one page of 8-bit RGB (and its reductions), which OpenSlide then shows without loss."""
+    """Whether a TIFF is one upright page of 8-bit RGB (and its reductions), which OpenSlide then shows without loss.
+
+    Of one that is to be turned it turns each tile where it lies.
+    """
     try:
         with tifffile.TiffFile(path) as tiff:
             series = tiff.series[0]
@@ -134,6 +140,7 @@ def is_plain_rgb(path: Path) -> bool:
                 and page.dtype == np.uint8
                 and page.samplesperpixel == 3
                 and page.photometric in (_RGB, _YCBCR)
+                and page.tags.valueof(274, 1) == 1
             )
     except Exception:  # tifffile cannot tell; OpenSlide has opened it
         return True
@@ -341,7 +348,7 @@ def _scale(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> Scale:
     scale = _ome_scale(tiff.ome_metadata) if tiff.is_ome and tiff.ome_metadata else Scale()
     if scale.mpp_um is not None:
         return scale
-    unit_um = {2: 25400.0, 3: 10000.0}.get(int(page.tags.valueof("ResolutionUnit", default=2)))
+    unit_um = {2: 25400.0, 3: 10000.0}.get(page.tags.valueof("ResolutionUnit", default=2))
     if unit_um is None and tiff.imagej_metadata:
         unit_um = _UNIT_UM.get(str(tiff.imagej_metadata.get("unit", "")).replace("\\u00B5", "µ"))
     if unit_um is None:
@@ -352,8 +359,9 @@ def _scale(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> Scale:
     return Scale(mpp, "tiff-resolution", scale.objective_power, scale.objective_source)
 
 
-def _pixel_um(resolution: tuple[int, int] | None, unit_um: float) -> float | None:
-    if resolution is None or 0 in resolution:
+def _pixel_um(resolution: Any, unit_um: float) -> float | None:
+    """None of what is no fraction: some software writes another type of number, whose meaning is anyone's guess."""
+    if not isinstance(resolution, tuple) or len(resolution) != 2 or 0 in resolution:
         return None
     return unit_um * resolution[1] / resolution[0]
 

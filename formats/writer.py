@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from crc32c import crc32c
 
-from inrwsi.errors import UsageError
+from inrwsi.errors import UsageError, unwritten
 from inrwsi.formats import index, layout
 from inrwsi.formats.header import Header, check_colour
 
@@ -149,7 +149,7 @@ class ContainerWriter:
                 os.fsync(self._file.fileno())
                 self._file.close()
                 os.replace(self._partial, self.path)
-                _sync_folder(self.path.parent)
+                sync_folder(self.path.parent)
                 return os.stat(self.path).st_size
 
     def abort(self) -> None:
@@ -208,10 +208,10 @@ class ContainerWriter:
             raise self._usage_error(error) from error
 
     def _usage_error(self, error: OSError) -> UsageError:
-        return UsageError(f"{self.path}: cannot be written: {error.strerror or error}")
+        return unwritten(error)(f"{self.path}: cannot be written: {error.strerror or error}")
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """So that the new name, too, is there after a power cut: what the file was made from may be thrown away then."""
     with suppress(OSError):  # the file is whole and in place; folders of some file systems cannot be asked
         held = os.open(folder, os.O_RDONLY)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from inrwsi.device import pick_device
 from inrwsi.encode_common import OVERVIEW_PX, Outcome, Task
+from inrwsi.errors import naming
 from inrwsi.formats.source import SlideSource
 from inrwsi.options import EncodeOptions, EncodeReport, check_encodable
 from inrwsi.progress import Report
@@ -57,7 +58,8 @@ def encode(
     tissue = tissue_mask(overview, source.background)
     report = progress or (lambda _: None)
     task = Task(source, out, options, overview, tissue, device, report, resume, overwrite)
-    outcome = (_octaves if options.model == "octaves" else _field)(task)
+    with naming(out):
+        outcome = (_octaves if options.model == "octaves" else _field)(task)
     slide_px = source.width * source.height
     return EncodeReport(
         path=str(out),

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import inrwsi
+from inrwsi.formats import index, layout
 from inrwsi.formats.header import AssociatedInfo, GridInfo, Header, SlideInfo
 from inrwsi.formats.index import colour_struct
 from inrwsi.formats.source import SlideSource
@@ -126,10 +127,14 @@ class Sections:
             infos.append(AssociatedInfo(name, pixels.shape[1], pixels.shape[0], "png"))
         return cls(icc, preview, tuple(pictures), tuple(infos))
 
-    @property
-    def nbytes(self) -> int:
-        """Of all of them, before the container packs them."""
-        return len(self.icc or b"") + len(self.preview or b"") + sum(map(len, self.associated))
+
+def bytes_beside(header: Header, sections: Sections) -> int:
+    """Of a file, about: all but payloads, weights and what the index says of each chunk."""
+    stored = [layout.compress("HEAD", header.to_json())[1], sections.icc, sections.preview, *sections.associated]
+    held = [part for part in stored if part is not None]
+    pages = -(-header.chunk_count // index.PAGE_CHUNKS)
+    start = layout.PREAMBLE.size + layout.SECTION.size * (len(held) + 1)
+    return start + sum(map(len, held)) + index.overhead_bytes(pages)
 
 
 def write_file(

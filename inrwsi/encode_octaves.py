@@ -27,8 +27,8 @@ import numpy as np
 
 from inrwsi.colour import Klt
 from inrwsi.config import to_dict
-from inrwsi.encode_common import Outcome, Sections, Task, about, db, header_of, write_file
-from inrwsi.encode_fit import InFile, Weights, coder_of, fit_networks, in_file
+from inrwsi.encode_common import Outcome, Sections, Task, about, bytes_beside, db, header_of, write_file
+from inrwsi.encode_fit import PASSES, InFile, Weights, coder_of, fit_networks, in_file
 from inrwsi.encode_sample import Sample
 from inrwsi.encode_units import (
     Blanks,
@@ -51,6 +51,7 @@ from inrwsi.fields import octaves_prior
 from inrwsi.fields.octaves_model import CHUNK_PX, FEATURES, TUNINGS, Decoded, OctavesModel
 from inrwsi.formats.container import Container
 from inrwsi.formats.header import GridInfo, Header
+from inrwsi.formats.writer import sync_folder
 from inrwsi.job import Job, Log
 from inrwsi.memory import give_back_free_pages
 from inrwsi.octave_chunks import ChunkCoder
@@ -72,6 +73,8 @@ def encode(task: Task) -> Outcome:
     klt = Klt.of(_tissue_pixels(task), luma=TUNINGS[settings.tune].luma if task.source.channels == 3 else 1.0)
     model = OctavesModel.of(octaves_prior.current_sha256(), START_STEP, klt, tune=settings.tune)
     same = about(task, {**to_dict(model), "step": None, "spacing": None, "root_unit": None}, settings)
+    if settings.effort in PASSES:  # networks are fitted to as much of the slide as the memory allows
+        same["--memory-mb"] = task.options.memory_mb
     with Job(task.out, same, resume=task.resume, overwrite=task.overwrite) as job:
         with ExitStack() as files, Workers() as workers:  # the workers end first
             coder = _Coder(task, plan, model, job, workers, files)
@@ -79,6 +82,7 @@ def encode(task: Task) -> Outcome:
             step = _meet_target(task, coder)
         path, measured = coder.made(step)
         os.replace(path, task.out)
+        sync_folder(task.out.parent)
         blank = coder.blanks_at(step).count
         job.discard()
     coded, used = coder.header.chunk_count - blank, coder.model_at(step)
@@ -249,7 +253,7 @@ class _Coder:
             self.job.save_state("search", state)
         coded_bytes, sse = probes[str(step)]
         coded = self.header.chunk_count - self.blanks_at(step).count
-        beside = len(self.header.to_json()) // 2 + self.sections.nbytes + 8 * coded
+        beside = bytes_beside(self.header, self.sections) + 8 * coded
         return self._measured(coded_bytes + self._in_file(coded_bytes).stored_bytes + beside, sse)
 
     def _measured(self, file_bytes: float, sse: float) -> Measured:

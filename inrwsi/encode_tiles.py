@@ -110,7 +110,7 @@ class FieldCoder(ABC, Generic[C]):
         extremes = Extremes(self.source.channels) if self.source.bit_depth == 16 else None
         errors = self.job.log("blank")
         for number in range(count):
-            if number in self.job:
+            if number in self.job and self.job.blank(number) and number in errors:
                 continue
             pixels = None if glass is None and extremes is None else self.pixels(number)
             colour = None if glass is None or pixels is None else is_blank(pixels, glass)
@@ -121,13 +121,13 @@ class FieldCoder(ABC, Generic[C]):
             else:
                 if number not in errors:
                     errors.put(number, _ERROR.pack(squared_error(pixels, np.array(colour))))
-                self.job.put(number, colour_struct(self.header.slide).pack(*colour), blank=True)
+                if number not in self.job:
+                    self.job.put(number, colour_struct(self.header.slide).pack(*colour), blank=True)
             self.report(Progress("scan", number + 1, count, "tiles", f"{len(self.coded)} with tissue"))
         self.blank_error = sum(_ERROR.unpack(errors.get(number))[0] for number in errors.numbers())
         self.ranges = None if extremes is None else extremes.ranges()
         state = {"coded": self.coded, "blank_error": self.blank_error, "ranges": self.ranges}
         self.job.save_state("scan", state)
-        self.job.drop_log("blank")
 
     def target(self, number: int) -> np.ndarray:
         """What a tile's field is fitted to, (h, w, channels): its pixels or what its base layer lacks, `as_levels`."""

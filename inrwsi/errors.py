@@ -5,8 +5,11 @@ Each carries one sentence for a person and the exit code that the command line u
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -22,6 +25,12 @@ class UsageError(InrwsiError):
     """The caller asked for something that cannot be: a bad argument, an unreadable source."""
 
     exit_code = 2
+
+
+class DiskFull(UsageError):
+    """The disk is full, or what the machine allows of it: a file could be made, and not be written to its end."""
+
+    exit_code = 1
 
 
 class BackendUnavailable(UsageError):
@@ -89,6 +98,22 @@ def unless_damaged(read: Callable[[], T], damaged: list[CorruptFile] | None) -> 
             raise
         damaged.append(error)
         return None
+
+
+def unwritten(error: OSError) -> type[UsageError]:
+    """What to raise where a file system takes no more, or does not take a file at all."""
+    return DiskFull if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) else UsageError
+
+
+@contextmanager
+def naming(out: Path) -> Iterator[None]:
+    """Name the output where the disk is full: the system's own error of a write names nothing."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or unwritten(error) is UsageError:
+            raise
+        raise DiskFull(f"{out}: cannot be written ({error.strerror})") from error
 
 
 def is_interrupt(error: BaseException) -> bool:

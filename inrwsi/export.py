@@ -15,7 +15,7 @@ import numpy as np
 
 from inrwsi.associated import associated_image
 from inrwsi.decode import Decoder
-from inrwsi.errors import CorruptFile, UsageError, unless_damaged
+from inrwsi.errors import CorruptFile, UsageError, naming, unless_damaged
 from inrwsi.formats.container import Container
 from inrwsi.formats.export import PyramidSpec, check_export, writer_for
 from inrwsi.formats.export_base import TILE_PX
@@ -92,7 +92,7 @@ def export(
         decoder = stack.enter_context(Decoder(container, device=device, cache_bytes=cache_bytes, salvage=salvage))
         left_out: list[CorruptFile] = []
         spec = pyramid_spec(container, header, quality, left_out if salvage else None)
-        with writer_for(out)(out, spec) as writer:
+        with naming(out), writer_for(out)(out, spec) as writer:
             report = progress or (lambda _: None)
             for level, tile_ij, pixels in pyramid_tiles(decoder, spec.l0_wh, writer.level_count, report):
                 writer.put(level, tile_ij, pixels)

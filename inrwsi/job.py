@@ -19,6 +19,7 @@ import os
 import shutil
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -172,7 +173,11 @@ class Job:
         entries = list(self.folder.iterdir())
         if not known.exists() and any(entry.name != f"{known.name}.partial" for entry in entries):
             raise UsageError(f"{self.folder}: is there and is no encoding's; remove it, or choose another output")
-        for entry in entries:
+        self._remove(entries, known)
+
+    @staticmethod
+    def _remove(entries: list[Path], known: Path) -> None:
+        for entry in sorted(entries, key=lambda entry: entry == known):  # last what says whose the others are
             if entry.is_dir():
                 shutil.rmtree(entry)
             else:
@@ -275,7 +280,10 @@ class Job:
 
     def discard(self) -> None:
         """The output is whole, or cannot be: the work folder goes."""
-        shutil.rmtree(self.folder, ignore_errors=True)  # while it is held: another's would not be this one's to remove
+        with suppress(OSError):
+            # While it is held: another's would not be this one's to remove.
+            self._remove(list(self.folder.iterdir()), self.folder / "job.json")
+            self.folder.rmdir()
         self.close()
 
 

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from typing import Generic, TypeVar
 
 V = TypeVar("V")
+BLANK_BYTES = 256  # of an entry that is a colour alone: the key and the entry are most of it
 
 
 class Lru(Generic[V]):

@@ -61,8 +61,7 @@ class ChunkCoder:
             prior, weights = _whole_prior(weights), None
         if prior is None:
             raise UnsupportedVersion(
-                f"the file was made with prior {model.prior[:16]}, which this build does not have; it needs a "
-                "newer inrwsi"
+                f"made with prior {model.prior[:16]}, which this build does not have; it needs a newer inrwsi"
             )
         self.model, self._device = model, device
         self._weights = _weights_of(prior, weights)
@@ -110,7 +109,8 @@ class ChunkCoder:
 
     def encode_root(self, target: np.ndarray) -> tuple[bytes, Decoded]:
         """The coarsest octave, plainly: (3, h, w) float32, at most COARSEST_PX a side."""
-        units = np.rint(target * (lifting.PIXEL_UNIT / self.model.root)).astype(np.int16)
+        limit = lifting.PIXEL_MAX // self.model.root  # a spot's low-pass may lie further from the mean than it does
+        units = np.rint(target * (lifting.PIXEL_UNIT / self.model.root)).clip(-limit, limit).astype(np.int16)
         payload = tensors.squeeze(np.diff(units.reshape(-1), prepend=np.int16(0)).astype("<i2").tobytes())
         return payload, self.decode_root(payload, (target.shape[2], target.shape[1]))
 

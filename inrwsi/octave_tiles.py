@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from inrwsi.config import ConfigError, from_dict
-from inrwsi.errors import Cause, CorruptFile
+from inrwsi.errors import Cause, CorruptFile, UnsupportedVersion
 from inrwsi.fields.octaves_model import CHUNK_PX, FEATURES, Decoded, OctavesModel, coarsest_octave
 from inrwsi.formats.container import Container
 from inrwsi.geometry import Rect, chunk_rect, octave_wh
-from inrwsi.lru import OnceLru
+from inrwsi.lru import BLANK_BYTES, OnceLru
 from inrwsi.octave_chunks import ChunkCoder
 from inrwsi.resample import Sampling
 
@@ -67,6 +67,8 @@ class OctaveTiles:
             self._coder = ChunkCoder(self.model, container.weights(), device)
         except ValueError as error:
             raise CorruptFile(container.path, Cause.WEIGHTS, str(error)) from None
+        except UnsupportedVersion as error:
+            raise UnsupportedVersion(f"{container.path}: {error}") from None
         self._decoded_bytes = cache_bytes // 2
         self._decoded: OnceLru[Decoded | Colour] = OnceLru(self._decoded_bytes, _bytes_of)
         self._shown: OnceLru[np.ndarray | Colour] = OnceLru(cache_bytes - self._decoded_bytes, _bytes_of)
@@ -190,7 +192,7 @@ class OctaveTiles:
 
 
 def _bytes_of(value: Decoded | np.ndarray | Colour) -> int:
-    return 128 if isinstance(value, tuple) else value.nbytes
+    return BLANK_BYTES if isinstance(value, tuple) else value.nbytes
 
 
 def _outcome(get: Callable[[], np.ndarray | Colour]) -> np.ndarray | Colour | CorruptFile:

@@ -238,6 +238,8 @@ def check_encodable(source: SlideSource, out: Path, options: EncodeOptions, *, o
     """Raise `UsageError`, before anything slow, where `source` cannot be encoded to `out`."""
     if out.suffix != ".cinr":
         raise UsageError(f"{out}: the output should end in .cinr")
+    if out.is_dir():
+        raise UsageError(f"{out}: is a folder; give a file name")
     if out.exists() and not overwrite:
         raise UsageError(f"{out}: exists already; use --overwrite to replace it")
     if not out.parent.is_dir():

@@ -7,8 +7,9 @@ that points are joined by lines, and the slide's curve is taken to be the sample
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from inrwsi.errors import Unreachable
 from inrwsi.fields.octaves_model import LEAST_STEP, MOST_STEP, STEP_UNIT
@@ -72,6 +73,15 @@ class Goal:
         """What is steered: dB, or the logarithm of the bytes. It falls as the step grows."""
         return min(measured.psnr_db, _MOST_PSNR_DB) if self.option == "psnr_db" else math.log(measured.file_bytes)
 
+    def levels(self, found: Mapping[int, Measured]) -> dict[int, float]:
+        """Of every step."""
+        return {step: self.level(measured) for step, measured in found.items()}
+
+    def nearest(self, found: Mapping[int, Measured]) -> int:
+        """The step whose level is nearest to the one that is wanted."""
+        levels = self.levels(found)
+        return min(levels, key=lambda step: abs(levels[step] - self.wanted))
+
     def said(self, measured: Measured) -> str:
         """What was measured, in the terms of the option."""
         if self.option == "psnr_db":
@@ -84,8 +94,8 @@ class Goal:
         """What to raise where no step reaches the goal."""
         about = "about " if estimated and not (self.option == "psnr_db" and math.isinf(nearest.psnr_db)) else ""
         return Unreachable(
-            f"{flag(self.option)} {_plain(self.value)} cannot be reached on this slide; the nearest that can is {about}"
-            f"{self.said(nearest)}"
+            f"{flag(self.option)} {_plain(self.value)} cannot be reached on this slide; the nearest that was found is "
+            f"{about}{self.said(nearest)}"
         )
 
 
@@ -141,19 +151,20 @@ def search(goal: Goal, probe: Callable[[int], Measured]) -> Curve:
     Raises:
         Unreachable: the sample leaves no doubt that no step reaches the goal.
     """
-    points: dict[int, float] = {}
+    probes: dict[int, Measured] = {}
     step = START_STEP
     for _ in range(PROBES):
-        measured = probe(step)
-        points[step] = goal.level(measured)
-        gap = abs(points[step] - goal.wanted)
-        curve = Curve(points, goal.slope)
+        probes[step] = probe(step)
+        levels = goal.levels(probes)
+        gap = abs(levels[step] - goal.wanted)
+        curve = Curve(levels, goal.slope)
         step = curve.step(goal.wanted)
         if gap <= goal.tolerance / 2:
             break
-        if step in points:
-            if step in (LEAST_STEP, MOST_STEP) and gap > SURE * goal.tolerance:
-                raise goal.unreachable(measured, estimated=True)
+        if step in probes:
+            nearest = goal.nearest(probes)
+            if step in (LEAST_STEP, MOST_STEP) and abs(levels[nearest] - goal.wanted) > SURE * goal.tolerance:
+                raise goal.unreachable(probes[nearest], estimated=True)
             break
     return curve
 
@@ -172,14 +183,23 @@ def settle(goal: Goal, curve: Curve, encode: Callable[[int], Measured]) -> int:
     step = curve.step(goal.wanted)
     for _ in range(ROUNDS):
         found[step] = encode(step)
-        levels = {known: goal.level(measured) for known, measured in found.items()}
+        levels = goal.levels(found)
         if abs(levels[step] - goal.wanted) <= goal.tolerance:
             return step
         if len(levels) == 1:  # the sample knows the slope better than any one file
             step = curve.step(goal.wanted - levels[step] + curve.level(step))
         else:
             step = Curve(levels, goal.slope).step(goal.wanted)
-        if step in found:
-            break
-    best = min(found, key=lambda known: abs(levels[known] - goal.wanted))
-    raise goal.unreachable(found[best], estimated=False)
+        if step in found:  # of a small slide levels jump: the line through two of them may lead back to one
+            between = _between(levels, goal.wanted)
+            if between is None:
+                break
+            step = between
+    raise goal.unreachable(found[goal.nearest(found)], estimated=False)
+
+
+def _between(levels: dict[int, float], wanted: float) -> int | None:
+    """A step between the nearest two on either side of what is wanted; None where there is none."""
+    sides = [(a, b) for a, b in pairwise(sorted(levels)) if (levels[a] - wanted) * (levels[b] - wanted) < 0 < b - a - 1]
+    low, high = min(sides, key=lambda pair: pair[1] - pair[0], default=(0, 0))
+    return (low + high) // 2 or None

@@ -16,7 +16,7 @@ from inrwsi.fields.field import BLOCK_PX, MAX_TILE_PX, FieldConfig, Tile, decode
 from inrwsi.fields.models import config_class
 from inrwsi.formats.container import Container
 from inrwsi.geometry import Rect, chunk_rect
-from inrwsi.lru import Lru
+from inrwsi.lru import BLANK_BYTES, Lru
 from inrwsi.resample import Sampling
 
 MAX_FINER = 16
@@ -45,7 +45,9 @@ class FieldTiles:
         self._slide = self._parse_weights()
         widest = max(max(layer.inputs, layer.outputs) for layer in self.config.layers())
         self._most_side = min(MAX_BLOCK_SAMPLES, math.isqrt(MAX_MAP_VALUES // widest))
-        self._payloads: Lru[bytes | tuple[int, ...]] = Lru(cache_bytes // 4, len)
+        self._payloads: Lru[bytes | tuple[int, ...]] = Lru(
+            cache_bytes // 4, lambda v: BLANK_BYTES if isinstance(v, tuple) else len(v)
+        )
         self._blocks: Lru[np.ndarray] = Lru(cache_bytes - cache_bytes // 4, lambda a: a.nbytes)
 
     def _parse_config(self) -> FieldConfig:

@@ -92,7 +92,7 @@ def test_a_rate_that_no_file_has_is_noted_and_the_rest_measured(slide: Path, tmp
     measured = results.load(Run, tmp_path / "report.json")
     assert {p.codec for p in measured.points} == {"source", "jpeg-420"}
     sentence = (
-        "octaves file bpp=0.02: not measured: --ratio 1,200 cannot be reached on this slide; the nearest that can is"
+        "octaves file bpp=0.02: not measured: --ratio 1,200 cannot be reached on this slide; the nearest that was"
     )
     assert any(note.startswith(sentence) for note in measured.notes)
     assert sentence in (tmp_path / "report.html").read_text()

@@ -59,9 +59,11 @@ def test_targets_are_met(shape: tuple[int, int], how: dict[str, float], tmp_path
 
 def test_what_no_step_reaches_is_said(tmp_path: Path) -> None:
     pixels, out = with_glass(700, 531), tmp_path / "a.cinr"
-    with pytest.raises(UsageError, match="--size 300 cannot be reached on this slide; the nearest that can is about"):
+    with pytest.raises(
+        UsageError, match="--size 300 cannot be reached on this slide; the nearest that was found is about"
+    ):
         make(pixels, out, size_bytes=300)
-    with pytest.raises(UsageError, match="--psnr 70 cannot be reached on this slide; the nearest that can is"):
+    with pytest.raises(UsageError, match="--psnr 70 cannot be reached on this slide; the nearest that was found is"):
         make(pixels, out, psnr_db=70, overwrite=True)
     assert not out.exists()
 

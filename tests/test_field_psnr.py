@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -94,6 +95,26 @@ def test_a_resumed_encoding_gives_the_same_file(tmp_path: Path) -> None:
     assert len(rounds) > 1
     assert out.read_bytes() == (tmp_path / "whole.cinr").read_bytes()
     assert report.psnr_db == pytest.approx(25, abs=0.1)
+
+
+@pytest.mark.parametrize("lost", ["chunks", "blank"])
+def test_records_that_a_power_cut_lost_are_made_again(lost: str, tmp_path: Path) -> None:
+    """The last tile's colour, or its error: the file and its PSNR are those of an encoding at once."""
+    options, out = EncodeOptions("siren", psnr_db=25, tile_px=72, passes=8, device="cpu"), tmp_path / "slide.cinr"
+
+    def stop(progress: Progress) -> None:
+        if progress.stage == "tiles":
+            raise Stop
+
+    with open_source(with_glass()) as source:
+        whole = encode(source, tmp_path / "whole.cinr", options)
+        with pytest.raises(Stop):
+            encode(source, out, options, progress=stop)
+        log = tmp_path / "slide.cinr.work" / f"{lost}.log"
+        os.truncate(log, log.stat().st_size - 1)
+        report = encode(source, out, options, resume=True)
+    assert report.psnr_db == whole.psnr_db
+    assert out.read_bytes() == (tmp_path / "whole.cinr").read_bytes()
 
 
 def test_what_cannot_be_reached_is_said(tmp_path: Path) -> None:

@@ -97,10 +97,10 @@ def test_a_sample_that_is_right_costs_one_round() -> None:
 @pytest.mark.parametrize(
     ("option", "value", "sentence"),
     [
-        ("size_bytes", 1000, "--size 1,000 cannot be reached on this slide; the nearest that can is about 7"),
+        ("size_bytes", 1000, "--size 1,000 cannot be reached on this slide; the nearest that was found is about 7"),
         ("size_bytes", 10**13, "--size 10,000,000,000,000 cannot be reached on this slide; the nearest"),
-        ("ratio", 1.0, "--ratio 1 cannot be reached on this slide; the nearest that can is about "),
-        ("psnr_db", 70.0, r"--psnr 70 cannot be reached on this slide; the nearest that can is about 6\d\.\d\d"),
+        ("ratio", 1.0, "--ratio 1 cannot be reached on this slide; the nearest that was found is about "),
+        ("psnr_db", 70.0, r"--psnr 70 cannot be reached on this slide; the nearest that was found is about 6\d\.\d\d"),
     ],
 )
 def test_what_cannot_be_is_said_by_the_sample(option: str, value: float, sentence: str) -> None:
@@ -113,7 +113,7 @@ def test_what_cannot_be_is_said_by_the_file() -> None:
     most = slide()(LEAST_STEP).psnr_db
     goal = Goal("psnr_db", most + 0.3, RAW)
     encode = Counted(slide())
-    with pytest.raises(UsageError, match=rf"the nearest that can is {most:.2f}$"):
+    with pytest.raises(UsageError, match=rf"the nearest that was found is {most:.2f}$"):
         settle(goal, search(goal, slide()), encode)
     assert encode.steps == [LEAST_STEP]
 
@@ -129,9 +129,29 @@ def test_rounds_that_all_miss_are_told() -> None:
     """A file size that jumps: no step is within 2 %, and what was not asked for is not passed off as it."""
     goal = Goal("size_bytes", 1000, RAW)
     encode = Counted(lambda step: Measured(1100 if step < 20 * STEP_UNIT else 700, 30))
-    with pytest.raises(UsageError, match="--size 1,000 cannot be reached on this slide; the nearest that can is 1,100"):
+    with pytest.raises(
+        UsageError, match="--size 1,000 cannot be reached on this slide; the nearest that was found is 1,100"
+    ):
         settle(goal, Curve({15 * STEP_UNIT: math.log(1100), 21 * STEP_UNIT: math.log(700)}, -0.7), encode)
     assert len(encode.steps) <= ROUNDS
+
+
+def test_a_jagged_level_is_halved_between_its_sides() -> None:
+    """Of a small slide: a line through two files leads back to one of them, and the step lies between them."""
+    jumps = ((14800, 1673), (14960, 1543), (15000, 1494), (15060, 1466), (MOST_STEP + 1, 1462))
+    encode = Counted(lambda step: Measured(next(size for end, size in jumps if step < end), 30))
+    step = settle(Goal("size_bytes", 1500, RAW), Curve({14710: math.log(1500)}, -2.8), encode)
+    assert encode.steps[0] == 14710
+    assert 14932 < step == encode.steps[-1] < 15017
+    assert len(encode.steps) == len(set(encode.steps)) == 5
+
+
+def test_the_nearest_that_is_told_is_the_nearest() -> None:
+    """Where PSNR is not monotone, it is not that of the last step that was tried."""
+    probe = Counted(lambda step: Measured(5000, 53.26 if step == LEAST_STEP else 54.35 - step / 20480))
+    with pytest.raises(UsageError, match=r"the nearest that was found is about 54\.29$"):
+        search(Goal("psnr_db", 70, RAW), probe)
+    assert probe.steps[-1] == LEAST_STEP
 
 
 def test_curves_go_through_their_points_both_ways() -> None:

@@ -19,6 +19,7 @@ from inrwsi.formats.source import open_source
 from inrwsi.metrics import psnr
 from inrwsi.options import EncodeOptions, EncodeReport
 from inrwsi.progress import Progress
+from inrwsi.tiles import FieldTiles
 from tests.conftest import TILE_PX, WH, Encoded, small_slide
 
 
@@ -43,6 +44,15 @@ def test_glass_is_a_colour_and_no_payload(encoded: Encoded) -> None:
         assert container.verify() == []
     with Decoder(encoded.path) as decoder:
         assert (decoder.read_region((192, 0), (8, 140)) == (243, 242, 244)).all()
+
+
+def test_a_colour_counts_in_the_cache(encoded: Encoded) -> None:
+    """Its key and its entry take some hundred bytes: of slides that are nearly all glass that is what there is."""
+    with Container.open(encoded.path) as container:
+        tiles = FieldTiles(container, torch.device("cpu"), 4 * 600)
+        for j in range(3):
+            assert tiles._payload((3, j)) == (243, 242, 244)
+        assert len(tiles._payloads._entries) == 2
 
 
 @pytest.mark.parametrize("region", [(0, 0, 200, 140), (50, 45, 77, 81), (63, 63, 2, 2), (199, 139, 1, 1)])

@@ -98,6 +98,16 @@ def test_min_is_white_and_alpha(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "w.tif", pixels[..., 0], photometric="miniswhite")
     with open_source(tmp_path / "w.tif") as source:
         assert np.array_equal(whole(source)[..., 0], 255 - pixels[..., 0])
+    grey, most = pixels[..., :1], pixels[..., 3:]
+    share = most.astype(float) / 255
+    for kind, stored, shown in (
+        ("unassalpha", 255 - grey, grey * share),
+        ("assocalpha", np.minimum(grey, most), most - np.minimum(grey, most).astype(float)),
+    ):
+        held = np.concatenate([stored, most], axis=2)
+        tifffile.imwrite(tmp_path / "w.tif", held, photometric="miniswhite", extrasamples=[kind], planarconfig="contig")
+        with open_source(tmp_path / "w.tif") as source:
+            assert np.abs(whole(source) - (shown + 255 * (1 - share))).max() <= 0.5 + 1e-9
     alpha = pixels[..., 3:].astype(float) / 255
     for kind, colour in [("unassalpha", pixels[..., :3] * alpha), ("assocalpha", pixels[..., :3])]:
         tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", extrasamples=[kind], tile=(64, 64))

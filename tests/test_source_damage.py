@@ -11,6 +11,7 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
+import openslide
 import pytest
 import tifffile
 from PIL import Image
@@ -155,6 +156,52 @@ def test_pipes_are_refused_at_once(tmp_path: Path) -> None:
         open_source(tmp_path / "slide.svs")
     with pytest.raises(UsageError, match=r"slide\.cinr: is a pipe or device; .* save it to a file"):
         Container.open(tmp_path / "slide.cinr")
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_tiled_colour_that_is_to_be_turned_is_refused(tmp_path: Path, orientation: int) -> None:
+    """OpenSlide opens it, and turns each tile where it lies."""
+    tag = [(274, "H", 1, orientation, True)]
+    tifffile.imwrite(
+        tmp_path / "a.tif", np.zeros((70, 50, 3), np.uint8), photometric="rgb", tile=(32, 32), extratags=tag
+    )
+    assert openslide.OpenSlide.detect_format(tmp_path / "a.tif") == "generic-tiff"
+    with pytest.raises(UsageError, match=rf"is to be turned when it is shown \(orientation {orientation}\)"):
+        open_source(tmp_path / "a.tif")
+
+
+def test_tags_of_other_types_say_nothing(tmp_path: Path) -> None:
+    """Resolutions that are no fractions, a unit in letters, a profile in text: as if they were not there."""
+    pixels, stated = np.zeros((40, 30, 3), np.uint8), {"resolution": (20000, 20000), "resolutionunit": "CENTIMETER"}
+    profile = [(34675, 2, 9, "a profile", True)]
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", metadata=None, **stated, extratags=profile)
+    with open_source(tmp_path / "a.tif") as source:
+        assert (source.mpp_um, source.icc) == (pytest.approx((0.5, 0.5)), None)
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        at = {name: tiff.pages[0].tags[name].offset for name in ("XResolution", "YResolution", "ResolutionUnit")}
+    raw = (tmp_path / "a.tif").read_bytes()
+    for names, entry in (
+        (("XResolution", "YResolution"), struct.pack("<HIf", 11, 1, 20000.0)),
+        (("XResolution", "YResolution"), struct.pack("<HII", 4, 1, 20000)),
+        (("ResolutionUnit",), struct.pack("<HI4s", 2, 4, b"cm")),
+    ):
+        changed = bytearray(raw)
+        for name in names:
+            changed[at[name] + 2 : at[name] + 12] = entry
+        (tmp_path / "b.tif").write_bytes(changed)
+        with open_source(tmp_path / "b.tif") as source:
+            assert source.mpp_um is None
+
+
+@pytest.mark.parametrize(("colour", "clear"), [(2, 6), (0, 2)])
+def test_sixteen_bits_with_a_transparent_colour_are_refused(tmp_path: Path, colour: int, clear: int) -> None:
+    """Pillow would keep the upper 8 of them, and the decoder of 16 knows of no such colour."""
+    png = imagecodecs.png_encode(np.zeros((9, 8, 3) if colour else (9, 8), np.uint16))
+    chunk = b"tRNS" + bytes(clear)
+    said = struct.pack(">I", clear) + chunk + struct.pack(">I", imagecodecs.zlib_crc32(chunk))
+    (tmp_path / "a.png").write_bytes(png[:33] + said + png[33:])
+    with pytest.raises(UsageError, match=r"a\.png: has 16 bits and a colour that stands for transparent; save it"):
+        open_source(tmp_path / "a.png")
 
 
 def test_tiffs_that_are_to_be_turned_are_refused(tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ from inrwsi.fit.rounded import rounded_of, worth_of
 OCTAVES = 5
 CROP_PX = 256
 BATCH = 4
-# At equal PSNR, unrefined, the networks' own bytes counted, quality 78: two passes over slide-20x (on which the prior was
-# trained too) save 0.5 %, and 200 batches of kidney-pale-HE (which it never saw) 1.3 %. At 2e-4 0.6 and 0.9 %, at 7e-4
-# -0.4 and 1.4 %.
+# At equal PSNR, unrefined, the networks' own bytes counted, quality 78: two passes over slide-20x (on which the prior
+# was trained too) save 0.5 %, and 200 batches of kidney-pale-HE (which it never saw) 1.3 %. At 2e-4 0.6 and 0.9 %, at
+# 7e-4 -0.4 and 1.4 %.
 LEARNING_RATE = 4e-4
 STEP_SPREAD = 0.15  # of the step's logarithm, about the one that is wanted: rate control may move it
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from inrwsi.errors import UsageError
 from inrwsi.formats.container import Container
 from inrwsi.formats.header import GridInfo, Header, SlideInfo
 from inrwsi.formats.writer import ContainerWriter
@@ -79,3 +80,22 @@ def test_a_chunk_over_http_costs_its_own_bytes(served: tuple[str, type[RangeHand
         # its page of the index, and its payload; the file has 1.3 MB
         assert PAYLOAD_BYTES < sum(handler.sent) - opened < PAYLOAD_BYTES + 2_000
         assert len(handler.sent) <= 5
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_server_of_whole_files_is_told(
+    served: tuple[str, type[RangeHandler]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, handler = served
+
+    def whole(self: RangeHandler) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.blob)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(self.blob)
+
+    monkeypatch.setattr(handler, "do_HEAD", whole)
+    monkeypatch.setattr(handler, "do_GET", whole)
+    with pytest.raises(UsageError, match=r"cannot be read: the server gives whole files only, .*; download the file$"):
+        Container.open(url)
