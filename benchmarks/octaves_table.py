@@ -66,7 +66,7 @@ def _speed(speed: Speed) -> Iterator[str]:
     yield f"OpenJPEG{speed.openjpeg_ms.median:9.1f}   at {speed.native_psnr_db:.2f} dB, the native views' pixels"
     yield f"the whole piece: ours {speed.bulk_mpx_s:.2f}, OpenJPEG {speed.openjpeg_bulk_mpx_s:.2f} Mpixel/s"
     rates = ", ".join(f"{name} {value:.0f}" for name, value in speed.msymbol_s.items())
-    yield f"entropy coder, Msymbol/s a core: {rates}; networks: {speed.mac_per_px / 1000:.1f} kMAC a pixel"
+    yield f"entropy coder, Msymbol/s a core: {rates}; networks: {speed.mac_per_px / 1000:.2f} kMAC a pixel"
 
 
 def _verdicts(run: OctavesRun) -> Iterator[str]:

@@ -93,7 +93,7 @@ def _times(speed: Speed) -> Iterator[Part]:
     yield (
         "Views of 512 x 512 pixels of a file that nothing is decoded of yet: as multiples of the time of a native one "
         f"in the same place, and of OpenJPEG's for the native pixels at the same PSNR. The networks take "
-        f"{speed.mac_per_px / 1000:.1f} kMAC a pixel, and the entropy decoder {speed.msymbol_s['decode']:.0f} million "
+        f"{speed.mac_per_px / 1000:.2f} kMAC a pixel, and the entropy decoder {speed.msymbol_s['decode']:.0f} million "
         "symbols a second a core:",
         _views(speed),
     )

@@ -111,22 +111,23 @@ Examples:
     "--effort",
     type=click.Choice(["fast", "default", "best"]),
     help="Of octaves. fast codes with the networks that the package ships; default fits them first to a slide with 2 "
-    "Mpx of tissue or more, in four passes over it, keeps what pays for its bytes, and refines every chunk; best takes "
-    "sixteen passes, and refines for longer. At one --quality, slower ones give a higher PSNR and often more bytes; at "
+    "Mpx of tissue or more, in two passes over it or more of a small one, keeps what pays for its bytes, and refines "
+    "every chunk; best takes sixteen passes, and refines for longer. At one --quality, slower ones give a higher PSNR "
+    "and often more bytes; at "
     "one PSNR, fewer.  [default: default]",
 )
 @click.option(
     "--tune",
     type=click.Choice(["balanced", "psnr", "ms-ssim"]),
     help="Of octaves. What bits are spent for. ms-ssim gives more of them to what is smooth and to luma, psnr alike to "
-    "all; balanced takes most of what the one saves for little of what it costs the other.  [default: balanced]",
+    "all; balanced takes half of what the one saves for little of what it costs the other.  [default: balanced]",
 )
 @click.option(
     "--self-contained",
     is_flag=True,
     default=None,
-    help="Of octaves. Hold all networks in the file, for about 150 kB: it then needs none of the package's. Files from "
-    "15 MB on do so anyway.",
+    help="Of octaves. Hold all networks in the file, for about 156 kB: it then needs none of the package's. Files from "
+    "16 MB on do so anyway.",
 )
 @click.option(
     "--bpp",
@@ -204,7 +205,7 @@ Examples:
     "--keep-associated",
     multiple=True,
     metavar="[=NAME]",
-    help="Keep the slide's associated images: alone, all but the label and the macro, which show a patient's name; "
+    help="Keep the slide's associated images: alone, all but label, macro and overview, which show a patient's name; "
     "as --keep-associated=NAME, the one of that name. May be given more than once.  [default: none are kept]",
 )
 @click.option("--resume", is_flag=True, help="Go on from where an interrupted run of the same command stopped.")

@@ -28,7 +28,7 @@ import crc32c
 import numpy as np
 from safetensors.numpy import load, save
 
-from inrwsi.errors import Unreachable, UsageError
+from inrwsi.errors import Unreachable, UsageError, unwritten
 
 _HEAD, _CRC = struct.Struct("<QBI"), struct.Struct("<I")  # number, flag, payload bytes; CRC-32C of head and payload
 _RECORD_BYTES = _HEAD.size + _CRC.size  # beside its payload
@@ -145,7 +145,9 @@ class Job:
             self.log(_CHUNKS)
         except OSError as error:
             self.close()
-            raise UsageError(f"{self.folder}: cannot be written ({error.strerror}); choose another output") from None
+            raise unwritten(error)(
+                f"{self.folder}: cannot be written ({error.strerror}); choose another output"
+            ) from None
         except BaseException:
             self.close()
             raise

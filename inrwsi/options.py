@@ -84,7 +84,7 @@ class EncodeOptions:
             index and what all tiles share. 4 by default, or less where the tiles do not need as much.
         passes: of fitted models, over every tile's pixels; time grows with it. By default what the model says: 6 of
             tables under one network, 60 of a network a tile.
-        tile_px: of fitted models, side of a tile, 64 to 2048. By default what the model says, 512 or 128, or twice
+        tile_px: of fitted models, side of a tile, 64 to 2048. By default what the model says, 512, 256 or 128, or twice
             that and more where the target does not pay for a network a tile.
         weight_bits: of fitted models, 8 or 16, of the networks' weights. 8 by default.
         prior: of fitted models, a codec whose picture each tile holds and the field corrects: `jpeg`, `jpegxl` or

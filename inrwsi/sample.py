@@ -23,7 +23,7 @@ import imagecodecs
 import numpy as np
 import tifffile
 
-from inrwsi.errors import UsageError
+from inrwsi.errors import UsageError, unwritten
 from inrwsi.sample_paint import lens_kernel, paint, transmittance_table
 from inrwsi.sample_scene import plan_scene
 
@@ -108,7 +108,7 @@ def write_sample(
             _write_pyramid(unfinished, size_wh, seed, mpp_um, progress or (lambda done, total: None))
             os.replace(unfinished, target)
     except OSError as error:
-        raise UsageError(f"{target}: cannot be written: {error.strerror or error}") from error
+        raise unwritten(error)(f"{target}: cannot be written: {error.strerror or error}") from error
 
 
 def level_sizes(size_wh: tuple[int, int]) -> list[tuple[int, int]]:

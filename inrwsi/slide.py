@@ -58,10 +58,12 @@ def open_slide(
 
     Args:
         file: path, URL or seekable binary file object; the last two for `.cinr` only.
-        levels, mpp_um, objective_power, device, cache_bytes: as for `CinrSlide`, and for it only.
+        levels, mpp_um, objective_power: as for `CinrSlide`, and for it only.
+        device, cache_bytes: as for `CinrSlide`; of no use to others.
 
     Raises:
-        UsageError: a URL or file object is no `.cinr`, or a setting is given with a slide that is none.
+        UsageError: a URL or file object is no `.cinr`, or `levels`, `mpp_um` or `objective_power` is given with a slide
+            that is none.
         CorruptFile, UnsupportedVersion: a `.cinr` that is damaged (an `openslide.OpenSlideError` too), or of a
             newer version.
         Exception: what `openslide.open_slide` raises where there is no such file, or where it is no slide.

@@ -87,7 +87,7 @@ def test_times_are_multiples_of_peers_in_the_run() -> None:
         ("octaves fast", "quality=60", "9", "33.00", "1 x"),
     )
     assert views.rows == (("1:1", "1", "1.00 x", "0.50 x"), ("1:1.9", "1.9", "3.00 x", "1.50 x"))
-    assert "11.8 kMAC a pixel, and the entropy decoder 150 million symbols" in parts[2][0]
+    assert "11.80 kMAC a pixel, and the entropy decoder 150 million symbols" in parts[2][0]
 
 
 def test_what_is_missed_is_told_before_it_is_unfolded() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,34 @@ from PIL import Image
 
 from inrwsi.cli.main import main
 from inrwsi.decode import Decoder
-from inrwsi.errors import UsageError
+from inrwsi.errors import DiskFull, UsageError
 from inrwsi.formats import writer
-from inrwsi.sample import sample_region
+from inrwsi.sample import sample_region, write_sample
 from tests.octaves_encoded import _Stop, make, psnr, stopping
+
+
+def small(out: Path) -> None:
+    make(np.zeros((8, 8, 3), np.uint8), out.with_suffix(".cinr"), quality=60, effort="fast")
+
+
+def sample(out: Path) -> None:
+    write_sample(out, size_wh=(64, 64))
+
+
+@pytest.mark.parametrize(
+    ("write", "writes"), [(small, "inrwsi.job.write_whole"), (sample, "inrwsi.sample._write_pyramid")]
+)
+def test_a_disk_that_is_full_from_the_first_byte(
+    write: Callable[[Path], None], writes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(writes, full)
+    with pytest.raises(DiskFull, match=r"cannot be written.*No space left on device") as told:
+        write(tmp_path / "a.tif")
+    assert told.value.exit_code == 1
+    assert not (tmp_path / "a.tif").exists()
 
 
 def pixels_of(path: Path, wh: tuple[int, int]) -> np.ndarray:

@@ -1,10 +1,9 @@
-"""The default model in floats: the networks of an octave, and the analysis that feeds them. `CODEC.md` is its source.
+"""The default model in floats: the networks of an octave, and the analysis that feeds them.
 
-Octave k holds the slide at 1/2^k in three colour components (the slide's own, orthonormal, in grey levels about the
-mean). Its
-coefficients lie on the sites of the octave below, nine a site: three components times three bands of the 9/7
-wavelet, in units of the octave's step. All of a network's inputs and outputs are numbers that the decoder can hold as
-small integers.
+Octave k holds the slide at 1/2^k in three colour components (the slide's own, orthonormal or with colour drawn in
+beside luma, in grey levels about the mean). Its coefficients lie on the sites of the octave below, nine a site: three
+components times three bands of the 9/7 wavelet, in units of the octave's step. All of a network's inputs and outputs
+are numbers that the decoder can hold as small integers.
 
 This is the form that is trained and fitted; `octaves_integer` is the one that files are coded with.
 """
@@ -41,7 +40,7 @@ HIGH_PASS_MAX = 31.875
 MEAN_MAX = 127.0
 SCALE_FLOOR = 0.05
 LOG_SCALE_MAX = 4.0
-RATE_WEIGHT = 0.045  # squared error a bit, in squared steps: CODEC.md
+RATE_WEIGHT = 0.045  # squared error a bit, in squared steps
 
 
 @dataclass(frozen=True)
@@ -402,10 +401,14 @@ class Octaves(nn.Module):
         return decoded[::-1], truth[:-1], bits[::-1]
 
 
-def mac_per_px(config: OctavesConfig) -> float:
-    """Multiplications of the decoder's networks a level-0 pixel, all octaves counted."""
+def mac_per_px(config: OctavesConfig, *, active: bool = True) -> float:
+    """Multiplications of the decoder's networks a level-0 pixel, all octaves counted.
+
+    `active`: steps follow activity, as with every `--tune` but `psnr`. Where they do not, the step's logarithm and its
+    square are the same everywhere, and go into a bias.
+    """
     w, h, f = config.width, config.head_width, config.features
-    trunk = 9 * (2 * COMPONENTS + f) * w + 9 * w * w  # the step's logarithm is constant: it goes into the bias
+    trunk = 9 * (2 * COMPONENTS + f + 2 * active) * w + 9 * w * w
     heads = 0.0
     for bands, seen in ((3, 0), (3, 12 * 3), (6, 9 * 3), (6, 9 * 3 + 4 * 6)):
         heads += 0.5 * (w * h + seen * h + h * h + h * 2 * bands)

@@ -45,7 +45,7 @@ class Tuning(NamedTuple):
 # By what they are tuned for, the default first. MS-SSIM is of luma alone, and most of it is taken at half size and less
 # (Wang et al. 2003, section 3.2: the finest scale weighs 0.04), where errors of octave 0 are gone: so octave 0 has a
 # coarser step beside the others. (22, 15, 13), measured on five images: 4.3 % fewer bits at equal MS-SSIM, none more at
-# equal PSNR; with 1.4 times as much between the octaves no fewer, and 2 % more. Half of it all takes most of what there
+# equal PSNR; with 1.4 times as much between the octaves no fewer, and 2 % more. Half of it all takes half of what there
 # is at equal MS-SSIM for little at equal PSNR (README has both). Of its parts luma and the octaves' steps pay least: on
 # slide-20x luma 1.25 takes 1.4 % fewer bits at equal MS-SSIM and 0.3 % more at equal PSNR, and beside it 1.35 with
 # (16, 14, 13) 2 % fewer and 0.7 % more.

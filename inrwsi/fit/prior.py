@@ -3,7 +3,7 @@
     python -m inrwsi.fit.prior --slides ../shared/slides --out prior.safetensors --minutes 90
 
 Goes on from what `--out` holds; a new training begins with the networks of another one where `--from` names it.
-Recipe: CODEC.md, and `fit.pictures` for what is done to the crops.
+Recipe: `Recipe`, and `fit.pictures` for what is done to the crops.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ coefficient tells the networks of those that are coded after it. Here, with the 
 coefficient is moved towards where it would be best given how all the others are coded now, a few times. The format
 knows nothing of it.
 
-On crops of four slides: 1.0 % fewer bits at equal RGB PSNR in two rounds, 1.3 in five (`benchmarks.settings`).
+On crops of four slides: 1.1 % fewer bits at equal RGB PSNR in two rounds, 1.4 in five (`benchmarks.settings`).
 """
 
 from __future__ import annotations

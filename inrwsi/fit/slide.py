@@ -1,4 +1,4 @@
-"""Fitting the networks to one slide: what `--effort default` spends its time on. CODEC.md, "Fit"."""
+"""Fitting the networks to one slide: what `--effort default` spends its time on."""
 
 from __future__ import annotations
 
