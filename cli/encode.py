@@ -113,8 +113,7 @@ Examples:
     help="Of octaves. fast codes with the networks that the package ships; default fits them first to a slide with 2 "
     "Mpx of tissue or more, in two passes over it or more of a small one, keeps what pays for its bytes, and refines "
     "every chunk; best takes sixteen passes, and refines for longer. At one --quality, slower ones give a higher PSNR "
-    "and often more bytes; at "
-    "one PSNR, fewer.  [default: default]",
+    "and often more bytes; at one PSNR, fewer.  [default: default]",
 )
 @click.option(
     "--tune",

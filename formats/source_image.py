@@ -74,8 +74,6 @@ def open_image(path: Path) -> ArraySource:
     with _readable(path) as image:
         scale, icc = _scale(image), image.info.get("icc_profile")
         # Viewers turn a picture by its EXIF tag; the tag is not carried, so the pixels have to be turned here.
-        if image.format == "PNG" and "transparency" in image.info and _png_kind(path)[0] == 16:
-            raise UsageError(f"{path}: has 16 bits and a colour that stands for transparent; save it without that")
         if _is_plain_png(path, image):
             pixels = _turned(_png(path), image.getexif().get(_ORIENTATION, 1))
         else:
@@ -137,19 +135,18 @@ def _large_pictures_allowed() -> Iterator[None]:
 def _is_plain_png(path: Path, image: Image.Image) -> bool:
     """Whether this is a PNG of 8 or 16 bits without a palette.
 
-    Of 16 with colour Pillow would keep the upper 8 bits only, and of rows that end early it says nothing.
+    Of 16 with colour Pillow would keep the upper 8 bits only, and of rows that end early it says nothing. UsageError
+    of 16 where one colour stands for transparent: the decoder of those knows of none.
     """
-    if image.format != "PNG" or "transparency" in image.info:
+    if image.format != "PNG":
         return False
-    depth, colour = _png_kind(path)
-    return depth in (8, 16) and colour != 3
-
-
-def _png_kind(path: Path) -> tuple[int, int]:
-    """Bits a sample, and the colour type, of a PNG."""
     with open(path, "rb") as file:
         depth, colour = file.read(26)[24:26]
-    return depth, colour
+    if "transparency" in image.info:
+        if depth == 16:
+            raise UsageError(f"{path}: has 16 bits and a colour that stands for transparent; save it without that")
+        return False
+    return depth in (8, 16) and colour != 3
 
 
 def _png(path: Path) -> np.ndarray:

@@ -110,7 +110,7 @@ class FieldCoder(ABC, Generic[C]):
         extremes = Extremes(self.source.channels) if self.source.bit_depth == 16 else None
         errors = self.job.log("blank")
         for number in range(count):
-            if number in self.job and self.job.blank(number) and number in errors:
+            if number in self.job and number in errors:
                 continue
             pixels = None if glass is None and extremes is None else self.pixels(number)
             colour = None if glass is None or pixels is None else is_blank(pixels, glass)

@@ -34,6 +34,7 @@ _HEAD, _CRC = struct.Struct("<QBI"), struct.Struct("<I")  # number, flag, payloa
 _RECORD_BYTES = _HEAD.size + _CRC.size  # beside its payload
 _META = "__meta__"
 _CHUNKS = "chunks"
+_KNOWN = "job.json"
 _NETWORK = "network.checked"
 
 
@@ -130,7 +131,7 @@ class Job:
         self.folder = out.with_name(out.name + ".work")
         self._logs: dict[str, Log] = {}
         self._held: int | None = None
-        known = self.folder / "job.json"
+        known = self.folder / _KNOWN
         try:
             self._claim()
             if resume and known.exists():
@@ -172,14 +173,13 @@ class Job:
 
     def _empty(self, known: Path) -> None:
         """Remove what an earlier encoding left; the folder itself is what is locked."""
-        entries = list(self.folder.iterdir())
-        if not known.exists() and any(entry.name != f"{known.name}.partial" for entry in entries):
+        if not known.exists() and any(entry.name != f"{_KNOWN}.partial" for entry in self.folder.iterdir()):
             raise UsageError(f"{self.folder}: is there and is no encoding's; remove it, or choose another output")
-        self._remove(entries, known)
+        self._remove_entries()
 
-    @staticmethod
-    def _remove(entries: list[Path], known: Path) -> None:
-        for entry in sorted(entries, key=lambda entry: entry == known):  # last what says whose the others are
+    def _remove_entries(self) -> None:
+        """All that lies in the folder; last what says whose the others are."""
+        for entry in sorted(self.folder.iterdir(), key=lambda entry: entry.name == _KNOWN):
             if entry.is_dir():
                 shutil.rmtree(entry)
             else:
@@ -283,9 +283,8 @@ class Job:
     def discard(self) -> None:
         """The output is whole, or cannot be: the work folder goes."""
         with suppress(OSError):
-            # While it is held: another's would not be this one's to remove.
-            self._remove(list(self.folder.iterdir()), self.folder / "job.json")
-            self.folder.rmdir()
+            self._remove_entries()
+            self.folder.rmdir()  # while it is held: another's would not be this one's to remove
         self.close()
 
 
